@@ -1,0 +1,1 @@
+"""Proof that a stack works, driven by its outputs alone: probes, checks, measurements, reports."""
