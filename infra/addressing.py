@@ -1,0 +1,192 @@
+"""The address plan: which host, NAT, service and agent has which address. Pure arithmetic over `ipaddress`.
+
+Nothing else in the project computes an address; docs/addressing.md is checked against `lab_table`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import Final
+
+SERVICE_CIDR: Final = IPv4Network("100.64.0.0/24")
+AGENT_CIDR: Final = IPv4Network("100.64.1.0/24")
+FIRST_SERVICE: Final = 100
+"""Offset of the first service in `service_cidr`; what lies below is left for hand-made assignments."""
+FIRST_AGENT: Final = 1
+
+
+class AddressingError(ValueError):
+    """A plan cannot be made: a network is too small or two networks overlap."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OverlayPlan:
+    """Virtual addresses of services and agents, in the order in which they were named."""
+
+    services: dict[str, IPv4Address]
+    agents: dict[str, IPv4Address]
+
+
+def overlay_plan(
+    services: Sequence[str],
+    agents: Sequence[str],
+    *,
+    service_cidr: IPv4Network = SERVICE_CIDR,
+    agent_cidr: IPv4Network = AGENT_CIDR,
+) -> OverlayPlan:
+    """Give each service and each agent its virtual address. Appending a name moves no earlier one.
+
+    Raises:
+        AddressingError: a name occurs twice, a network has too few addresses, or the two networks overlap.
+    """
+    require_disjoint({"service_cidr": service_cidr, "agent_cidr": agent_cidr})
+    return OverlayPlan(
+        services=_assign(services, service_cidr, FIRST_SERVICE, "service"),
+        agents=_assign(agents, agent_cidr, FIRST_AGENT, "agent"),
+    )
+
+
+def _assign(names: Sequence[str], network: IPv4Network, first: int, what: str) -> dict[str, IPv4Address]:
+    duplicate = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    if duplicate is not None:
+        raise AddressingError(f"{what} {duplicate!r} is named twice: give each {what} its own name")
+    room = network.num_addresses - 1 - first  # the last one is the broadcast address
+    if len(names) > room:
+        raise AddressingError(
+            f"{len(names)} {what}s do not fit into {network}, which has room for {max(room, 0)}: use a wider network"
+        )
+    return {name: network.network_address + first + index for index, name in enumerate(names)}
+
+
+def require_disjoint(networks: dict[str, IPv4Network]) -> None:
+    """Raise AddressingError when two of the named networks share an address."""
+    items = list(networks.items())
+    for index, (name, network) in enumerate(items):
+        for other_name, other in items[index + 1 :]:
+            if network.overlaps(other):
+                raise AddressingError(f"{name} {network} overlaps {other_name} {other}: choose another range for one")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabPlan:
+    """Addresses of the lab's hosts: a public segment and two LANs, each behind a NAT.
+
+    The carrier segments lie between a home NAT and a carrier-grade one and are used only where a NAT has two levels.
+    They do not use 100.64.0.0/10 (RFC 6598), because the overlay's virtual addresses lie there.
+    """
+
+    public: IPv4Network
+    agent_lan: IPv4Network
+    connector_lan: IPv4Network
+    agent_carrier: IPv4Network
+    connector_carrier: IPv4Network
+
+    def __post_init__(self) -> None:
+        networks = self.networks()
+        require_disjoint({**networks, "service_cidr": SERVICE_CIDR, "agent_cidr": AGENT_CIDR})
+        for name, network in networks.items():
+            if network.prefixlen > 26:
+                raise AddressingError(f"{name} {network} is too small: the lab's hosts need a /26 or wider")
+
+    def networks(self) -> dict[str, IPv4Network]:
+        """Return the segments by name."""
+        return {
+            "public": self.public,
+            "agent_lan": self.agent_lan,
+            "connector_lan": self.connector_lan,
+            "agent_carrier": self.agent_carrier,
+            "connector_carrier": self.connector_carrier,
+        }
+
+    @property
+    def relay(self) -> IPv4Address:
+        """The intermediate's address."""
+        return self.public.network_address + 2
+
+    @property
+    def relay_alternate(self) -> IPv4Address:
+        """The intermediate's second address, for NAT classification (RFC 5780)."""
+        return self.public.network_address + 3
+
+    @property
+    def baseline(self) -> IPv4Address:
+        """A public host with the same services and no tunnel: what the overlay is compared with."""
+        return self.public.network_address + 9
+
+    @property
+    def agent_outside(self) -> IPv4Address:
+        """The public address of the agent's NAT."""
+        return self.public.network_address + 21
+
+    @property
+    def connector_outside(self) -> IPv4Address:
+        """The public address of the connector's NAT."""
+        return self.public.network_address + 22
+
+    @property
+    def agent(self) -> IPv4Address:
+        """The agent's host."""
+        return self.agent_lan.network_address + 10
+
+    @property
+    def connector(self) -> IPv4Address:
+        """The connector's host."""
+        return self.connector_lan.network_address + 10
+
+    @property
+    def backend(self) -> IPv4Address:
+        """The host of the services, beside the connector."""
+        return self.connector_lan.network_address + 20
+
+    def hosts(self) -> dict[str, IPv4Address]:
+        """Return every planned host address by name."""
+        return {
+            "relay": self.relay,
+            "relay-alternate": self.relay_alternate,
+            "baseline": self.baseline,
+            "agent-nat": self.agent_outside,
+            "connector-nat": self.connector_outside,
+            "agent": self.agent,
+            "connector": self.connector,
+            "backend": self.backend,
+        }
+
+
+def gateway(network: IPv4Network) -> IPv4Address:
+    """Return the first address of a network, which its router has."""
+    return network.network_address + 1
+
+
+def interface(address: IPv4Address, network: IPv4Network) -> str:
+    """Return `address/prefix length`, as interfaces are configured.
+
+    Raises:
+        AddressingError: the address is not in the network.
+    """
+    if address not in network:
+        raise AddressingError(f"{address} is not in {network}")
+    return f"{address}/{network.prefixlen}"
+
+
+LAB: Final = LabPlan(
+    public=IPv4Network("172.20.0.0/24"),
+    agent_lan=IPv4Network("172.21.0.0/24"),
+    connector_lan=IPv4Network("172.22.0.0/24"),
+    agent_carrier=IPv4Network("172.23.0.0/24"),
+    connector_carrier=IPv4Network("172.24.0.0/24"),
+)
+
+LOOPBACK: Final = LabPlan(
+    public=IPv4Network("127.20.0.0/24"),
+    agent_lan=IPv4Network("127.21.0.0/24"),
+    connector_lan=IPv4Network("127.22.0.0/24"),
+    agent_carrier=IPv4Network("127.23.0.0/24"),
+    connector_carrier=IPv4Network("127.24.0.0/24"),
+)
+"""The same plan inside 127.0.0.0/8 (RFC 1122 section 3.2.1.3), where the machine allows no namespaces."""
+
+
+def lab_table(plan: LabPlan) -> list[tuple[str, str]]:
+    """Return (what, address or network) rows of a plan, in the order of docs/addressing.md."""
+    networks = [(f"segment {name}", str(network)) for name, network in plan.networks().items()]
+    return networks + [(f"host {name}", str(address)) for name, address in plan.hosts().items()]

@@ -1,0 +1,45 @@
+"""Names: type tokens, resource names, hosts and identities of a stack.
+
+One place decides how a thing is called, so that programs, components and certificates agree.
+"""
+
+import re
+
+TOKEN_PREFIX = "ztna:components"
+_LABEL = re.compile(r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")
+
+
+def component_token(kind: str) -> str:
+    """Return the Pulumi type token of a component class, for example `ztna:components:LabNetwork`."""
+    return f"{TOKEN_PREFIX}:{kind}"
+
+
+def child_name(parent: str, role: str) -> str:
+    """Return the resource name of a component's child: the parent's name, a dash, the child's role."""
+    return f"{parent}-{role}"
+
+
+def spiffe_id(stack: str, role: str, name: str) -> str:
+    """Return the identity URI of a member of a stack, `spiffe://STACK/ROLE/NAME` (SPIFFE ID section 2)."""
+    return f"spiffe://{check_label(stack, 'stack')}/{check_label(role, 'role')}/{check_label(name, 'name')}"
+
+
+def grant_name(role: str, service: str) -> str:
+    """Return the DNS SAN that grants a role on a service, `ROLE.SERVICE.ztna`; the service may be `*`."""
+    if service != "*":
+        check_label(service, "service")
+    return f"{check_label(role, 'role')}.{service}.ztna"
+
+
+def check_label(value: str, what: str) -> str:
+    """Return `value` when it may stand in host names, URIs and file names.
+
+    Raises:
+        ValueError: it is not a lower-case DNS label of at most 32 characters (RFC 1123 section 2.1).
+    """
+    if not _LABEL.match(value):
+        raise ValueError(
+            f"{what} {value!r} is not usable as a name: use 1 to 32 of a-z, 0-9 and '-', "
+            "beginning with a letter and not ending with '-'"
+        )
+    return value
