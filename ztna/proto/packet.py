@@ -228,7 +228,7 @@ def build_ipv4(
         identification,
         flags_and_offset,
         TTL << 8 | protocol,
-        0xFFFF - total_sum % 0xFFFF,
+        -total_sum % 0xFFFF,
         source,
         destination,
     )
@@ -265,7 +265,7 @@ def build_udp(source: int, source_port: int, destination: int, destination_port:
             0,
             DONT_FRAGMENT,
             TTL << 8 | UDP,
-            0xFFFF - (0x4500 + 20 + length + DONT_FRAGMENT + (TTL << 8 | UDP) + addresses) % 0xFFFF,
+            -(0x4500 + 20 + length + DONT_FRAGMENT + (TTL << 8 | UDP) + addresses) % 0xFFFF,
             source,
             destination,
             source_port,
