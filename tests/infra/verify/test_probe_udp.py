@@ -77,7 +77,18 @@ def test_a_late_answer_is_lost_but_not_altered(capsys: pytest.CaptureFixture[str
 def test_tries_repair_loss_and_say_so(capsys: pytest.CaptureFixture[str]) -> None:
     with echo_server(lambda data, number: None if number % 2 == 0 else data) as target:
         result = run(
-            capsys, "udp-echo", "--target", target, "--sizes", "32", "--count", "5", "--timeout-s", "0.1", "--tries", "3"
+            capsys,
+            "udp-echo",
+            "--target",
+            target,
+            "--sizes",
+            "32",
+            "--count",
+            "5",
+            "--timeout-s",
+            "0.1",
+            "--tries",
+            "3",
         )
     assert (result["equal"], result["lost"]) == (5, 0)
     assert result["sizes"][0]["repeated"] == 5  # type: ignore[index]
@@ -90,9 +101,7 @@ def test_payloads_differ_by_sequence_even_at_one_byte() -> None:
 
 def test_rtt_has_one_sample_per_answer(capsys: pytest.CaptureFixture[str]) -> None:
     with echo_server(lambda data, number: None if number == 2 else data) as target:
-        result = run(
-            capsys, "udp-rtt", "--target", target, "--count", "10", "--interval-ms", "0", "--timeout-s", "0.1"
-        )
+        result = run(capsys, "udp-rtt", "--target", target, "--count", "10", "--interval-ms", "0", "--timeout-s", "0.1")
     samples = result["rtt_us"]
     assert isinstance(samples, list)
     assert (len(samples), result["lost"]) == (9, 1)

@@ -1,0 +1,79 @@
+"""Disruptive checks: the relay dies and returns, and traffic returns with it."""
+
+import threading
+import time
+
+from infra import ports
+from infra.verify.context import Context, VerifyError, wait_until
+from infra.verify.model import Result, judged, not_shown
+from infra.verify.status import REGISTERED, read_status
+
+RECOVERY_LIMIT_S = 5.0
+_WATCH_S = 16.0
+_DOWN_S = 1.0
+
+
+def relay_restart(context: Context) -> Result:
+    """The relay is killed and started again: traffic is back within 5 s of its socket being there."""
+    service = context.echo_service
+    target = context.target(service, "udp", ports.ECHO) if service else None
+    if target is None:
+        return not_shown(f"the agent reaches no echo service on UDP port {ports.ECHO}")
+    missing = [verb for verb in ("kill", "start") if not context.has_control(context.relay_place, verb)]
+    if missing:
+        return not_shown(f"the outputs give no {' and '.join(missing)} control for the relay")
+    watch = context.start_probe(
+        context.agent_place, "udp-watch", "--target", target, "--seconds", _WATCH_S, "--interval-ms", 20
+    )
+    try:
+        time.sleep(1.0)
+        killed = time.time()
+        context.control(context.relay_place, "kill")
+        threading.Event().wait(_DOWN_S)
+        context.control(context.relay_place, "start")
+        ready = _wait_for_relay(context)
+        seen = watch.result(_WATCH_S + 30)
+    finally:
+        watch.stop()
+    gaps = [gap for gap in seen["gaps"] if gap["to"] > killed]
+    return _judge(context, gaps, killed, ready, seen["ended"])
+
+
+def _wait_for_relay(context: Context) -> float:
+    """Unix seconds at which the relay answered /healthz again, so its socket is there."""
+    url = context.place(context.relay_place).status_url
+    if url is None:
+        raise VerifyError("the outputs give no status_url for the relay")
+    health = url.removesuffix("/status") + "/healthz"
+    if wait_until(lambda: context.page(context.relay_place, health)["status"] == 200, 10.0, 0.05) is None:
+        raise VerifyError(f"the relay did not answer {health} within 10 s of its start: see `ztna logs`")
+    return time.time()
+
+
+def _judge(context: Context, gaps: list[dict[str, float]], killed: float, ready: float, ended: float) -> Result:
+    expected = f"traffic back at most {RECOVERY_LIMIT_S:g} s after the relay is"
+    if not gaps:
+        return judged(False, "no interruption seen", expected, "was another relay killed than the one in use?")
+    longest = max(gaps, key=lambda gap: gap["seconds"])
+    back = max(gap["to"] for gap in gaps)
+    if back >= ended - 0.2:
+        return judged(False, f"no traffic {ended - ready:.1f} s after the relay was back", expected)
+    complete = _wait_for_registrations(context)
+    measured = f"back {max(back - ready, 0.0):.2f} s after the relay, {longest['seconds']:.2f} s without traffic in all"
+    detail = f"down on purpose for {ready - killed:.2f} s" + (
+        "" if complete else "; not every service registered again"
+    )
+    return judged(back - ready <= RECOVERY_LIMIT_S and complete, measured, expected, detail)
+
+
+def _wait_for_registrations(context: Context) -> bool:
+    """True when agent and connector have all their services registered again."""
+    wanted = {context.agent_place: context.agent.services, context.connector_place: context.connector.services}
+
+    def complete() -> bool:
+        return all(
+            set(services) <= set(read_status(context.status(place)).in_state(REGISTERED))
+            for place, services in wanted.items()
+        )
+
+    return wait_until(complete, 15.0) is not None

@@ -1,0 +1,151 @@
+"""Checks of the data plane: UDP and TCP echo, ICMP, HTTP with small and large bodies."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from infra import ports
+from infra.outputs import ServiceOutput
+from infra.verify.context import Context, Json
+from infra.verify.model import Result, judged, not_shown
+from infra.verify.stats import median
+
+ECHO_SIZES = (1, 2, 3, 16, 64, 256, 512, 576, 1000, 1024, 1199, 1200)
+BODY_BYTES = 10_000_000
+QUICK_BODY_BYTES = 1_000_000
+
+_NO_ECHO = not_shown(f"the agent has no service on UDP port {ports.ECHO} to echo")
+_NO_HTTP = not_shown(f"the agent has no service on TCP port {ports.HTTP}")
+
+
+def _no_forward(service: ServiceOutput, protocol: str, port: int) -> Result:
+    return not_shown(f"user mode without a forward for {service.id} {protocol}/{port}")
+
+
+def udp_echo(context: Context) -> Result:
+    """Packets of 1 to 1200 bytes come back byte for byte."""
+    service = context.echo_service
+    if service is None:
+        return _NO_ECHO
+    target = context.target(service, "udp", ports.ECHO)
+    if target is None:
+        return _no_forward(service, "udp", ports.ECHO)
+    count, tries = (20 if context.quick else 100), (8 if context.has_loss else 1)
+    sizes = ",".join(map(str, ECHO_SIZES))
+    seen = context.probe(
+        context.agent_place, "udp-echo", "--target", target, "--sizes", sizes, "--count", count, "--tries", tries,
+        timeout_s=180.0,
+    )  # fmt: skip
+    repeated = sum(entry["repeated"] for entry in seen["sizes"])
+    measured = f"{seen['equal']} of {seen['sent']} equal ({seen['lost']} lost, {seen['altered']} altered)"
+    if repeated:
+        measured += f", {repeated} sent again"
+    bad = [f"{entry['size']} bytes: {entry['equal']}/{entry['sent']}" for entry in seen["sizes"]
+           if entry["equal"] != entry["sent"]]  # fmt: skip
+    expected = f"{count} each of {len(ECHO_SIZES)} sizes from 1 to 1200 bytes, all equal"
+    return judged(seen["equal"] == seen["sent"] and not seen["altered"], measured, expected, "; ".join(bad))
+
+
+def tcp_echo(context: Context) -> Result:
+    """A megabyte over TCP comes back equal, with a half-close in between."""
+    service = context.service_on("tcp", ports.ECHO)
+    if service is None:
+        return not_shown(f"the agent has no service on TCP port {ports.ECHO} to echo")
+    target = context.target(service, "tcp", ports.ECHO)
+    if target is None:
+        return _no_forward(service, "tcp", ports.ECHO)
+    seen = context.probe(
+        context.agent_place, "tcp-echo", "--target", target, "--bytes", 1_000_000, "--timeout-s", 30, timeout_s=90.0
+    )
+    measured = f"{seen['received']} of 1000000 bytes, {'equal' if seen['equal'] else 'not equal'}"
+    if "seconds" in seen:
+        measured += f", {seen['seconds']} s"
+    return judged(seen["equal"], measured, "1000000 bytes, equal", str(seen.get("failure", "")))
+
+
+def ping(context: Context) -> Result:
+    """ICMP echo to a service's virtual address is answered with the same data."""
+    service = context.echo_service or next(iter(context.outputs.services), None)
+    if service is None:
+        return _NO_ECHO
+    if context.agent.mode == "user":
+        return not_shown("ICMP needs the agent's TUN device; this agent runs in user mode")
+    count = 10 if context.quick else 50
+    seen = context.probe(
+        context.agent_place, "ping", "--address", service.virtual_ip, "--count", count, timeout_s=count * 1.5 + 10
+    )
+    needed = count if not context.has_loss else count // 2
+    measured = f"{seen['received']} of {count} answered"
+    if seen["rtt_us"]:
+        measured += f", median {median(seen['rtt_us']) / 1000:.2f} ms"
+    detail = f"{seen['unreachable']} unreachable, {seen['altered']} with other data"
+    return judged(seen["received"] >= needed and not seen["altered"], measured, f"{needed} of {count} answered", detail)
+
+
+def http_get(context: Context) -> Result:
+    """GET /get is answered by the real server with what was asked."""
+    request = _Request("GET", "/get?from=verify", "200, args echoed")
+    return _http(context, request, lambda body: body.get("args") == {"from": "verify"})
+
+
+def http_delay(context: Context) -> Result:
+    """GET /delay/1 answers after its second: a connection survives silence."""
+    request = _Request("GET", "/delay/1", "200 after 1 to 3 s", at_least_s=1.0, at_most_s=3.0)
+    return _http(context, request, lambda body: "url" in body)
+
+
+def http_post(context: Context) -> Result:
+    """POST /post returns the JSON it was sent."""
+    request = _Request("POST", "/post", "200, JSON echoed", json_body='{"name": "verify", "n": 7}')
+    return _http(context, request, lambda body: body.get("json") == {"name": "verify", "n": 7})
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    path: str
+    expected: str
+    json_body: str | None = None
+    at_least_s: float = 0.0
+    at_most_s: float = 15.0
+
+
+def _http(context: Context, request: _Request, accept: Callable[[Json], bool]) -> Result:
+    service = context.http_service
+    if service is None:
+        return _NO_HTTP
+    target = context.target(service, "tcp", ports.HTTP)
+    if target is None:
+        return _no_forward(service, "tcp", ports.HTTP)
+    body = ("--json-body", request.json_body) if request.json_body else ()
+    seen = context.probe(
+        context.agent_place, "http", "--target", target, "--method", request.method, "--path", request.path,
+        "--host", service.id, *body,
+    )  # fmt: skip
+    answer = seen["json"] if isinstance(seen["json"], dict) else {}
+    in_time = request.at_least_s <= seen["seconds"] <= request.at_most_s
+    passed = seen["status"] == 200 and accept(answer) and in_time
+    measured = f"{seen['status'] or 'no answer'}, {seen['bytes']} bytes in {seen['seconds'] * 1000:.0f} ms"
+    detail = str(seen["failure"] or "") if seen["status"] == 0 else ("" if passed else f"answer: {answer}"[:300])
+    return judged(passed, measured, request.expected, detail)
+
+
+def http_body(context: Context) -> Result:
+    """A body of 10 MB arrives and returns with the same SHA-256."""
+    service = context.http_service
+    if service is None:
+        return _NO_HTTP
+    target = context.target(service, "tcp", ports.HTTP)
+    if target is None:
+        return _no_forward(service, "tcp", ports.HTTP)
+    size = QUICK_BODY_BYTES if context.quick else BODY_BYTES
+    seen = context.probe(
+        context.agent_place, "http-body", "--target", target, "--bytes", size, "--timeout-s", 120, timeout_s=180.0
+    )
+    equal = seen["status"] == 200 and seen["sha256_sent"] == seen["sha256_returned"]
+    measured = (
+        f"{seen['bytes_up']} bytes up, {seen['bytes_down']} down in {seen['seconds']} s ({seen['mbit_per_s']} Mbit/s), "
+    )
+    measured += f"SHA-256 {seen['sha256_returned'][:12]}" if equal else f"status {seen['status']}"
+    return judged(
+        equal, measured, f"{size} bytes, SHA-256 {seen['sha256_sent'][:12]} both ways", str(seen["failure"] or "")
+    )
