@@ -1,0 +1,158 @@
+"""One QUIC connection as the roles see it: send, close, and read what it is worth."""
+
+import math
+from typing import TYPE_CHECKING, Protocol
+
+from ztna.io.quic_timer import Entry
+from ztna.io.quic_types import PeerCounters
+from ztna.io.udp import Address
+
+if TYPE_CHECKING:
+    from ztna.io.quic_connection import GuardedConnection
+
+
+class Owner(Protocol):
+    """What a peer needs from its endpoint."""
+
+    def mark_dirty(self, peer: "Peer") -> None:
+        """The peer has something to send at the end of this batch."""
+
+    def flush_peer(self, peer: "Peer") -> None:
+        """Build the peer's packets now, before its queue overflows within one batch."""
+
+    def end_peer(self, peer: "Peer") -> None:
+        """Close began: report it and send the close frame with this batch."""
+
+
+class Peer:
+    """One connection. Made by the endpoint only; stays valid (and inert) after `Closed`."""
+
+    __slots__ = (
+        "_owner",
+        "address",
+        "certificates",
+        "cids",
+        "close_datagrams",
+        "closed",
+        "conn_id",
+        "connection",
+        "datagram_bytes_received",
+        "datagram_bytes_sent",
+        "datagrams_received",
+        "datagrams_sent",
+        "dirty",
+        "errors",
+        "established",
+        "half_open_source",
+        "handshake_deadline",
+        "identity",
+        "is_client",
+        "keepalive_at",
+        "keepalive_s",
+        "probe_at",
+        "probes_failed",
+        "received_while_closed",
+        "shrunk",
+        "timer_at",
+        "timer_entries",
+        "trimmed",
+    )
+
+    def __init__(self, owner: Owner, connection: "GuardedConnection", conn_id: int, address: Address) -> None:
+        self.conn_id = conn_id
+        self.address = address
+        self.identity: object = None
+        self.certificates: list[bytes] = []
+        self.is_client = False
+        self.established = False
+        self.closed = False
+        self.timer_at = math.inf
+        self.timer_entries: list[Entry] = []
+        self.handshake_deadline = math.inf
+        self.keepalive_at = math.inf
+        self.keepalive_s: float | None = None
+        self.probe_at = math.inf
+        self.probes_failed = 0
+        self.shrunk = False
+        self.trimmed = False
+        self.dirty = False
+        self.errors = 0
+        self.half_open_source: str | None = None
+        self.cids: list[bytes] = []
+        self.close_datagrams: list[bytes] = []
+        self.received_while_closed = 0
+        self.connection = connection
+        self.datagrams_received = 0
+        self.datagram_bytes_received = 0
+        self.datagrams_sent = 0
+        self.datagram_bytes_sent = 0
+        self._owner = owner
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "established" if self.established else "handshake"
+        return f"Peer({self.conn_id}, {state})"
+
+    def send_datagram(self, data: bytes) -> bool:
+        """Queue one DATAGRAM for the end of the batch. False if over `max_datagram_payload` or closing (counted)."""
+        connection = self.connection
+        if not connection.queue_datagram(data):
+            return False
+        self.datagrams_sent += 1
+        self.datagram_bytes_sent += len(data)
+        if not self.dirty:
+            self._owner.mark_dirty(self)
+        if connection.datagrams_waiting >= 32:
+            self._owner.flush_peer(self)
+        return True
+
+    def send_stream(self, stream_id: int | None, data: bytes, *, fin: bool = False) -> int:
+        """Write `data` whole to a stream, opening a bidirectional one of ours for None.
+
+        Returns:
+            the stream id, or -1 if nothing was written (closing, not ours, finished, or the peer does not take data).
+        """
+        used = self.connection.queue_stream(stream_id, data, fin)
+        if used >= 0 and not self.dirty:
+            self._owner.mark_dirty(self)
+        return used
+
+    def has_stream(self, stream_id: int) -> bool:
+        """Whether that stream is open (the peer opened it, or we did)."""
+        return self.connection.has_stream(stream_id)
+
+    def ping(self) -> None:
+        """Send a PING frame with this batch."""
+        if not self.closed:
+            self.connection.ping()
+            self._owner.mark_dirty(self)
+
+    def close(self, code: int = 0, reason: str = "", *, transport: bool = False) -> None:
+        """Close with an application error code (or a transport one). Idempotent; `Closed` is delivered at once."""
+        if not self.closed:
+            self.connection.close(error_code=code, frame_type=0 if transport else None, reason_phrase=reason)
+            self._owner.end_peer(self)
+
+    @property
+    def max_datagram_payload(self) -> int:
+        """Largest DATAGRAM payload in bytes that can be sent to this peer now; 0 before the handshake told us."""
+        return self.connection.max_datagram_payload
+
+    @property
+    def rtt_s(self) -> float | None:
+        """Smoothed round-trip time in seconds, None before the first sample."""
+        return self.connection.rtt_s
+
+    @property
+    def stats(self) -> PeerCounters:
+        """A snapshot of this connection's counters."""
+        connection = self.connection
+        return PeerCounters(
+            datagrams_received=self.datagrams_received,
+            datagram_bytes_received=self.datagram_bytes_received,
+            datagrams_sent=self.datagrams_sent,
+            datagram_bytes_sent=self.datagram_bytes_sent,
+            dropped_queue_full=connection.datagrams_dropped_full,
+            dropped_size=connection.datagrams_dropped_size,
+            dropped_closed=connection.datagrams_dropped_closed,
+            stream_bytes_refused=connection.stream_bytes_refused,
+        )
