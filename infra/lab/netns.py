@@ -1,0 +1,148 @@
+"""Running commands where the namespaces are: the machine itself for root, a holder process for a rootless run."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.lab.errors import LabError, require_tool
+from infra.lab.plan import PREFIX
+from infra.lab.process import is_alive, start_time
+
+# A rootless run lives in one user, mount and network namespace, held by a sleeping process. /run is not ours there:
+# a tmpfs takes its place (for the names of `ip netns`), with everything that was in it bound back.
+_HOLDER = """
+set -e
+mount --make-rprivate /
+old=$1
+mount --rbind /run "$old"
+mount -t tmpfs -o mode=755 tmpfs /run
+for path in "$old"/*; do
+  name=${path##*/}
+  if [ "$name" = netns ] || [ -L "$path" ]; then continue
+  elif [ -d "$path" ]; then mkdir "/run/$name" && mount --rbind "$path" "/run/$name" || true
+  elif [ -f "$path" ]; then : > "/run/$name" && mount --bind "$path" "/run/$name" || true
+  fi
+done
+mkdir -p /run/netns
+ip link set lo up
+echo ready
+exec sleep infinity
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run's namespaces have their names: `holder` is a pid, or None on the machine itself."""
+
+    holder: int | None = None
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """Argv prefix that brings a command to the place."""
+        if self.holder is None:
+            return ()
+        return ("nsenter", "--preserve-credentials", "-U", "-m", "-n", "-t", str(self.holder), "--")
+
+    def inside(self, namespace: str) -> tuple[str, ...]:
+        """Argv prefix for people and daemons: the namespace, with /sys and /etc/netns/NAME/ to match."""
+        return (*self.prefix, "ip", "netns", "exec", namespace)
+
+    def quick(self, namespace: str) -> tuple[str, ...]:
+        """Argv prefix for our own short commands: the network namespace and nothing else."""
+        return (*self.prefix, "nsenter", f"--net=/run/netns/{namespace}", "--")
+
+    def run(self, argv: Sequence[str], *, stdin: str | None = None) -> str:
+        """Run a command at the place and return its output.
+
+        Raises:
+            LabError: it failed; carries the command's own words.
+        """
+        require_tool(argv[0])
+        done = subprocess.run([*self.prefix, *argv], input=stdin, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise LabError(_failure(argv, done.stderr))
+        return done.stdout
+
+    def batch(self, lines: Sequence[str]) -> None:
+        """Run `ip` commands at the place, in one process."""
+        if lines:
+            self.run(["ip", "-batch", "-"], stdin="\n".join(lines) + "\n")
+
+    def scripts(self, scripts: Mapping[str, str]) -> None:
+        """Run a shell script in each namespace, all at once.
+
+        Raises:
+            LabError: one failed; all have ended by then.
+        """
+        started = []
+        for namespace, text in scripts.items():
+            argv = [*self.quick(namespace), "sh", "-e"]
+            process = subprocess.Popen(
+                argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
+            started.append((namespace, text, process))
+        failures = []
+        for namespace, text, process in started:
+            _, errors = process.communicate(text)
+            if process.returncode != 0:
+                failures.append(_failure([f"setting up {namespace}"], errors))
+        if failures:
+            raise LabError("; ".join(failures))
+
+    def namespaces(self) -> set[str]:
+        """Names of the lab's namespaces at the place; those of others are left out."""
+        root = "" if self.holder is None else f"/proc/{self.holder}/root"
+        try:
+            names = os.listdir(f"{root}/run/netns")
+        except FileNotFoundError:
+            return set()
+        except PermissionError:
+            names = self.run(["ls", "/run/netns"]).split()
+        return {name for name in names if name.startswith(PREFIX)}
+
+
+def _failure(argv: Sequence[str], errors: str) -> str:
+    return f"{' '.join(argv)} failed: {' / '.join(errors.split(chr(10))).strip(' /') or 'no reason given'}"
+
+
+def start_holder(folder: Path) -> tuple[int, int]:
+    """Start the holder of a rootless run and return its (pid, start time) once its place is ready.
+
+    Args:
+        folder: an existing folder of the run, in which the old /run is kept in sight.
+    """
+    old = folder / "run"
+    old.mkdir(exist_ok=True)
+    argv = ["unshare", "-Urnm", "--propagation", "private", "sh", "-c", _HOLDER, "lab-holder", str(old)]
+    with open(folder / "holder.log", "wb") as log:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+        )
+    assert process.stdout is not None
+    with process.stdout as output:
+        ready = output.readline()
+    if ready != b"ready\n":
+        process.wait()
+        reason = (folder / "holder.log").read_text().strip()
+        raise LabError(f"no rootless namespaces: {reason or 'the holder process ended at once'}")
+    pid = process.pid
+    # It outlives us on purpose; the record in the run's state takes over from here.
+    process.returncode = 0
+    return pid, start_time(pid) or 0
+
+
+def stop_holder(holder: tuple[int, int]) -> None:
+    """End a holder, if it is still the same process; its namespaces vanish with it."""
+    if not is_alive(*holder):
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(holder[0], signal.SIGKILL)
+    for _ in range(200):
+        if not is_alive(*holder):
+            return
+        time.sleep(0.005)

@@ -1,0 +1,84 @@
+"""Clean-up: of one run, and of every run that its owner left behind.
+
+Only namespaces with the lab's prefix, and only processes whose start time matches the record or that live inside such
+a namespace, are ever touched.
+"""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from infra.lab import state
+from infra.lab.errors import LabError
+from infra.lab.netns import Place, stop_holder
+from infra.lab.plan import PREFIX
+from infra.lab.process import is_alive, stop_all
+
+
+def reap_stale() -> list[str]:
+    """Remove every run that is not persistent and whose owner is gone; return their names."""
+    gone = []
+    for run in state.known_runs():
+        with state.locked(run):
+            try:
+                record = state.load(run)
+            except LabError:
+                record = None
+            if record is not None and record.boot_id == state.boot_id():
+                if record.persistent or is_alive(*record.owner):
+                    continue
+            reap_run(run)
+            gone.append(run)
+    return gone
+
+
+def reap_run(run: str, *, grace_s: float = 0.5) -> None:
+    """Stop all processes of a run and remove its namespaces and state. The caller holds the run's lock."""
+    record: state.RunRecord | None = None
+    with contextlib.suppress(LabError):
+        record = state.load(run)
+    if record is not None and record.boot_id == state.boot_id():
+        _stop_processes(record, grace_s)
+        if record.holder is not None:
+            _reap_namespaces(run, Place(record.holder[0])) if is_alive(*record.holder) else None
+            stop_holder(record.holder)
+    if os.geteuid() == 0:
+        _reap_namespaces(run, Place())
+    state.forget(run)
+
+
+def _stop_processes(record: state.RunRecord, grace_s: float) -> None:
+    daemons = [(process.pid, process.start_time) for process in record.processes.values() if process.pid]
+    if record.shaper is not None:
+        daemons.append(record.shaper)
+    stop_all(daemons, grace_s)
+
+
+def _reap_namespaces(run: str, place: Place) -> None:
+    names = [name for name in place.namespaces() if name.startswith(f"{PREFIX}{run}.")]
+    if not names:
+        return
+    _kill_inhabitants(place, names)
+    place.batch([f"netns del {name}" for name in names])
+
+
+def _kill_inhabitants(place: Place, names: list[str]) -> None:
+    """Kill what still runs inside namespaces: children of daemons, and shells people left open there."""
+    root = "" if place.holder is None else f"/proc/{place.holder}/root"
+    inodes = set()
+    for name in names:
+        with contextlib.suppress(OSError):
+            inodes.add(os.stat(f"{root}/run/netns/{name}").st_ino)
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            if os.stat(entry / "ns" / "net").st_ino in inodes:
+                handle = os.pidfd_open(int(entry.name))
+                try:
+                    # Looked at again through the handle's lifetime: the pid cannot have changed hands since.
+                    if os.stat(entry / "ns" / "net").st_ino in inodes:
+                        signal.pidfd_send_signal(handle, signal.SIGKILL)
+                finally:
+                    os.close(handle)

@@ -1,0 +1,154 @@
+"""What a run has made, kept in one JSON file per run so that any process can carry on, look, or clean up.
+
+    BASE/RUN.lock          flock; held for each change
+    BASE/RUN/state.json    the record below, replaced atomically
+    BASE/RUN/log/          output of spawned processes unless told otherwise
+
+BASE is /run/ztna-lab for root, $XDG_RUNTIME_DIR/ztna-lab otherwise (else a private folder in /tmp): all are emptied by
+a reboot, and the boot id guards the case where they are not. `ZTNA_LAB_STATE` overrides BASE.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from infra.lab.errors import LabError
+from infra.lab.rungs import Rung
+
+LOCK_TIMEOUT_S = 60.0
+
+
+class ProcessRecord(msgspec.Struct):
+    """A daemon of a host. `pid` 0 means stopped; `start_time` is in clock ticks since boot (proc(5), field 22)."""
+
+    host: str
+    name: str
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str | None
+    log_path: str
+    pid: int = 0
+    start_time: int = 0
+
+
+class NodeRecord(msgspec.Struct):
+    """A host or router. `ready` is false while it is being built, so that a half-built one is rebuilt."""
+
+    kind: str
+    spec: dict[str, Any]
+    ready: bool = False
+    routes: list[str] = []
+
+
+class RunRecord(msgspec.Struct):
+    """A run. Owner and holder are (pid, start time); a holder keeps the namespaces of a rootless run."""
+
+    run: str
+    rung: Rung
+    persistent: bool
+    boot_id: str
+    owner: tuple[int, int]
+    holder: tuple[int, int] | None = None
+    segments: dict[str, dict[str, Any]] = {}
+    nodes: dict[str, NodeRecord] = {}
+    processes: dict[str, ProcessRecord] = {}
+    shaper: tuple[int, int] | None = None
+
+
+def boot_id() -> str:
+    """Id of this boot of the kernel; pids and start times mean nothing across boots."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def base_dir() -> Path:
+    """Return the folder of all runs of this user.
+
+    Raises:
+        LabError: the fall-back folder in /tmp belongs to somebody else.
+    """
+    override = os.environ.get("ZTNA_LAB_STATE")
+    if override:
+        return Path(override)
+    if os.geteuid() == 0:
+        return Path("/run/ztna-lab")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.access(runtime, os.W_OK):
+        return Path(runtime) / "ztna-lab"
+    fallback = Path(f"/tmp/ztna-lab-{os.geteuid()}")  # noqa: S108 - owner and mode are checked
+    fallback.mkdir(mode=0o700, exist_ok=True)
+    status = fallback.lstat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise LabError(f"{fallback} is not a private folder of this user: remove it, or set XDG_RUNTIME_DIR")
+    return fallback
+
+
+def run_dir(run: str) -> Path:
+    """Return the folder of one run."""
+    return base_dir() / run
+
+
+def known_runs() -> list[str]:
+    """Names of all runs that have a folder."""
+    base = base_dir()
+    return sorted(path.name for path in base.iterdir() if path.is_dir()) if base.is_dir() else []
+
+
+@contextlib.contextmanager
+def locked(run: str) -> Iterator[None]:
+    """Hold the lock of a run; other processes and other threads wait.
+
+    Raises:
+        LabError: the lock was not free within LOCK_TIMEOUT_S.
+    """
+    base = base_dir()
+    base.mkdir(mode=0o755, parents=True, exist_ok=True)
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    with open(base / f"{run}.lock", "w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise LabError(f"lab run {run!r} is busy: another process holds {lock.name}") from None
+                time.sleep(0.01)
+        yield
+
+
+def load(run: str) -> RunRecord | None:
+    """Return a run's record, or None where there is none.
+
+    Raises:
+        LabError: the record cannot be read; says how to clear it.
+    """
+    path = run_dir(run) / "state.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=RunRecord)
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, OSError) as error:
+        raise LabError(f"{path}: {error}; clear it with `python -m infra.lab reap --run {run}`") from error
+
+
+def save(record: RunRecord) -> None:
+    """Replace a run's record atomically."""
+    folder = run_dir(record.run)
+    (folder / "log").mkdir(parents=True, exist_ok=True)
+    temporary = folder / "state.json.new"
+    # Process records hold the environment given to daemons.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(record))
+    temporary.replace(folder / "state.json")
+
+
+def forget(run: str) -> None:
+    """Remove a run's folder. The lock file stays: removing a lock that another process waits for would split it."""
+    shutil.rmtree(run_dir(run), ignore_errors=True)
