@@ -1,0 +1,71 @@
+"""Bounds of every table and queue of the protocol core, each with the reason for its default."""
+
+from dataclasses import dataclass
+
+__all__ = ["AgentLimits", "ConnectorLimits", "IntermediateLimits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntermediateLimits:
+    """What one intermediate holds at most."""
+
+    connections: int = 4096
+    """Open connections; one more is closed at once."""
+    services_per_connection: int = 64
+    """Registrations of one connection, in either role; one more gets a NACK."""
+    flows: int = 65536
+    """Flows in all: about 0.6 KiB each."""
+    flows_per_agent: int = 4096
+    """Flows of one agent; a new one displaces its least used, so a port scan harms only the scanner."""
+    udp_flow_idle_s: float = 300.0
+    """RFC 4787 s4.3: at least 2 minutes, 5 recommended."""
+    tcp_flow_idle_s: float = 7440.0
+    """RFC 5382 s5: at least 2 hours 4 minutes."""
+    icmp_flow_idle_s: float = 60.0
+    """RFC 5508 s3.2: at least 60 s."""
+    parked_flow_s: float = 60.0
+    """How long a flow waits for its agent or connector to reconnect: twice the idle time-out."""
+    fragments: int = 4096
+    """Fragmented replies whose first fragment was seen."""
+    fragment_s: float = 15.0
+    """RFC 791 s3.2: the initial reassembly time."""
+    sessions: int = 4096
+    """Signalling sessions in all."""
+    sessions_per_connection: int = 8
+    """Signalling sessions that one agent has open; one hole punch runs at a time."""
+    session_s: float = 5.0
+    """Life of a signalling session, whatever its state."""
+    session_messages: int = 32
+    """Answers, results and errors relayed in one session."""
+    streams_per_connection: int = 8
+    """Streams of one connection that may hold an incomplete frame."""
+    frame_s: float = 10.0
+    """How long a frame may stay incomplete."""
+    commands: int = 16384
+    """Commands waiting for the shell; it takes them after every batch of at most a few hundred packets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectorLimits:
+    """What one connector's control part holds at most."""
+
+    commands: int = 4096
+    """Commands waiting for the shell."""
+    candidates: int = 16
+    """Candidates of one offer that are looked at."""
+    offers_per_s: float = 50.0
+    """Offers answered in the long run."""
+    p2p_hosts: int = 256
+    """Hosts that may send checks."""
+    p2p_rate_per_s: float = 100.0
+    """Checks and keepalives answered per host: an agent sends one request per 20 ms at most."""
+    p2p_burst: float = 50.0
+    """Checks answered at once per host."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentLimits:
+    """What one agent's control part holds at most."""
+
+    commands: int = 4096
+    """Commands waiting for the shell."""

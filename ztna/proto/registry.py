@@ -1,0 +1,163 @@
+"""Who is connected to the intermediate, and in which role for which service.
+
+A service has at most one connector and any number of agents. It belongs to the identity that serves it: another
+identity is refused and the holder loses nothing, while a newer connection of the same identity takes over (a client
+that reconnects before its old connection is noticed dead). Anonymous connectors have no identity: they replace each
+other, as everywhere in the field, and never an authenticated one.
+"""
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from ztna.proto.commands import ConnId
+from ztna.proto.identity import Identity
+from ztna.proto.packet import FlowKey
+from ztna.proto.signalling import FrameReader
+
+if TYPE_CHECKING:
+    from ztna.proto.flows import Flow
+
+__all__ = ["Peer", "Registry", "Service"]
+
+
+class Peer:
+    """One open connection.
+
+    `epoch` grows with every connection, so of two connections of one identity the larger epoch is the newer.
+    """
+
+    __slots__ = (
+        "address",
+        "conn",
+        "denied",
+        "epoch",
+        "flows",
+        "has_stream_zero",
+        "identity",
+        "inbound",
+        "outbound",
+        "owner",
+        "reach",
+        "readers",
+        "serving",
+        "virtual_ip",
+    )
+
+    def __init__(self, conn: ConnId, epoch: int, identity: Identity | None, address: tuple[str, int]) -> None:
+        self.conn = conn
+        self.epoch = epoch
+        self.identity = identity
+        self.owner = None if identity is None else identity.uri
+        self.address = address
+        self.virtual_ip: int | None = None
+        """Inner source address that an authenticated agent must use."""
+        self.reach: dict[bytes, Service] = {}
+        """Services it is registered for as agent, by id as on the wire."""
+        self.serving: dict[bytes, Service] = {}
+        """Services it is the connector of."""
+        self.flows: OrderedDict[Flow, None] = OrderedDict()
+        """As agent: its flows, least recently examined first."""
+        self.outbound: dict[FlowKey, Flow] = {}
+        """As connector: flows by the key of packets to the service."""
+        self.inbound: dict[FlowKey, Flow] = {}
+        """As connector: the same flows by the key of replies."""
+        self.readers: dict[int, FrameReader] = {}
+        """Streams that hold an incomplete frame."""
+        self.has_stream_zero = False
+        """Whether the client opened its first stream."""
+        self.denied: set[bytes] = set()
+        """Service ids whose refusal was already noted."""
+
+
+class Service:
+    """A service that somebody is registered for."""
+
+    __slots__ = ("address", "agents", "connector", "id", "key", "parked", "parked_owner")
+
+    def __init__(self, key: bytes, service_id: str, address: int | None) -> None:
+        self.key = key
+        self.id = service_id
+        self.address = address
+        """Virtual address by policy, if the policy names the service."""
+        self.connector: Peer | None = None
+        self.agents: dict[ConnId, Peer] = {}
+        self.parked: dict[Flow, None] = {}
+        """Flows that wait for their connector to reconnect."""
+        self.parked_owner: str | None = None
+
+
+class Registry:
+    """The open connections and their registrations."""
+
+    __slots__ = ("_epoch", "peers", "services")
+
+    def __init__(self) -> None:
+        self.peers: dict[ConnId, Peer] = {}
+        self.services: dict[bytes, Service] = {}
+        self._epoch = 0
+
+    def add(self, conn: ConnId, identity: Identity | None, address: tuple[str, int]) -> Peer:
+        """Record a new connection."""
+        self._epoch += 1
+        peer = self.peers[conn] = Peer(conn, self._epoch, identity, address)
+        return peer
+
+    def service(self, key: bytes, service_id: str, address: int | None) -> Service:
+        """Return the service with this id, made if nobody was registered for it."""
+        service = self.services.get(key)
+        if service is None:
+            service = self.services[key] = Service(key, service_id, address)
+        return service
+
+    def may_take(self, peer: Peer, key: bytes) -> bool:
+        """Say whether `peer` may become, or stay, the connector of a service with regard to who holds it now."""
+        service = self.services.get(key)
+        holder = None if service is None else service.connector
+        if holder is None or holder is peer or holder.owner is None:
+            return True
+        return holder.owner == peer.owner and peer.epoch > holder.epoch
+
+    def take(self, peer: Peer, service: Service) -> Peer | None:
+        """Make `peer` the connector of a service; return the connection it displaced, if any."""
+        previous = service.connector
+        if previous is peer:
+            return None
+        if previous is not None:
+            del previous.serving[service.key]
+        service.connector = peer
+        peer.serving[service.key] = service
+        return previous
+
+    def join(self, peer: Peer, service: Service) -> None:
+        """Register `peer` as agent of a service."""
+        service.agents[peer.conn] = peer
+        peer.reach[service.key] = service
+
+    def leave(self, peer: Peer, service: Service) -> None:
+        """Undo `join`."""
+        service.agents.pop(peer.conn, None)
+        peer.reach.pop(service.key, None)
+        self._forget_if_unused(service)
+
+    def release(self, peer: Peer, service: Service) -> None:
+        """Undo `take`."""
+        if service.connector is peer:
+            service.connector = None
+        peer.serving.pop(service.key, None)
+        self._forget_if_unused(service)
+
+    def remove(self, peer: Peer) -> None:
+        """Forget a connection and all its registrations."""
+        del self.peers[peer.conn]
+        for service in list(peer.reach.values()):
+            self.leave(peer, service)
+        for service in list(peer.serving.values()):
+            self.release(peer, service)
+
+    def agents_named(self, service: Service, owner: str) -> list[Peer]:
+        """Return the agent connections of one identity on a service."""
+        return [peer for peer in service.agents.values() if peer.owner == owner]
+
+    def _forget_if_unused(self, service: Service) -> None:
+        if service.connector is None and not service.agents:
+            self.services.pop(service.key, None)

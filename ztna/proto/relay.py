@@ -1,0 +1,184 @@
+"""Relay of packets between agents and connectors: the hot path of the intermediate.
+
+Only whole IPv4 packets pass. An agent's packet must come from its own virtual address and go to the service that it
+names; both are judged when it opens a flow, since they are part of the flow's key. A connector's packet must belong to
+a flow. No object is made per packet but the command.
+"""
+
+from collections import deque
+
+from ztna.proto.commands import IntermediateCommand, SendDatagram
+from ztna.proto.flows import Flow, FlowTable
+from ztna.proto.limits import IntermediateLimits
+from ztna.proto.packet import FlowKey, embedded_flow_key, flow_key, fragment_key, parse_ipv4, well_formed
+from ztna.proto.policy import Policy, is_unicast
+from ztna.proto.registry import Peer, Service
+from ztna.proto.stats import IntermediateStats
+
+__all__ = ["Relay"]
+
+
+class Relay:
+    """Decides for each packet which connection it leaves on, or why it does not."""
+
+    __slots__ = ("_commands", "_flows", "_max_commands", "_stats", "policy")
+
+    def __init__(
+        self,
+        policy: Policy,
+        flows: FlowTable,
+        limits: IntermediateLimits,
+        stats: IntermediateStats,
+        commands: deque[IntermediateCommand],
+    ) -> None:
+        self.policy = policy
+        self._flows = flows
+        self._max_commands = limits.commands
+        self._stats = stats
+        self._commands = commands
+
+    def to_connector(self, agent: Peer, service: Service, packet: bytes, now: float) -> None:
+        """Relay an agent's packet to the connector of `service`."""
+        stats = self._stats
+        if not well_formed(packet):
+            stats.drop_malformed += 1
+            return
+        connector = service.connector
+        if connector is None:
+            stats.drop_no_connector += 1
+            return
+        key = flow_key(packet)
+        if key is None:
+            if not self._admit_without_flow(agent, service, connector, packet):
+                return
+        else:
+            flow = connector.outbound.get(key)
+            if flow is not None and flow.agent is agent:
+                flow.used = now
+            elif not self._admit(agent, service, connector, key, flow, now):
+                return
+        if len(self._commands) >= self._max_commands:
+            stats.drop_command_queue += 1
+            return
+        stats.datagrams_to_connectors += 1
+        stats.bytes_to_connectors += len(packet)
+        self._commands.append(SendDatagram(connector.conn, packet))
+
+    def raw(self, peer: Peer, packet: bytes, now: float) -> None:
+        """Relay a packet without a service id: a connector's reply, or an agent's packet placed by its destination."""
+        if peer.serving and (not peer.reach or flow_key(packet) in peer.inbound):
+            self._to_agent(peer, packet, now)
+        elif not peer.reach:
+            self._stats.drop_not_registered += 1
+        elif not well_formed(packet):
+            self._stats.drop_malformed += 1
+        else:
+            service = self._service_of(peer, packet)
+            if service is None:
+                self._stats.drop_no_service += 1
+            else:
+                self.to_connector(peer, service, packet, now)
+
+    def _to_agent(self, connector: Peer, packet: bytes, now: float) -> None:
+        """Relay a connector's packet to the agent whose flow it belongs to."""
+        stats = self._stats
+        if not well_formed(packet):
+            stats.drop_malformed += 1
+            return
+        key = flow_key(packet)
+        flow = connector.inbound.get(key) if key is not None else self._flow_without_key(connector, packet, now)
+        if flow is None:
+            if key is not None:
+                stats.drop_no_flow += 1
+            return
+        if packet[6] & 0x20:  # more fragments follow (RFC 791 s3.1)
+            fragment = fragment_key(packet)
+            if fragment is not None:
+                self._flows.note_fragment(connector, fragment, flow, now)
+        agent = flow.agent
+        if agent is None:
+            stats.drop_agent_away += 1
+            return
+        flow.used = now
+        if len(self._commands) >= self._max_commands:
+            stats.drop_command_queue += 1
+            return
+        stats.datagrams_to_agents += 1
+        stats.bytes_to_agents += len(packet)
+        self._commands.append(SendDatagram(agent.conn, packet))
+
+    def _admit(
+        self, agent: Peer, service: Service, connector: Peer, key: FlowKey, flow: Flow | None, now: float
+    ) -> bool:
+        """Open a flow for an agent's packet, or take it over from an older connection of the same identity."""
+        if not self._addresses_allowed(agent, service, key[1], key[3]):
+            return False
+        if flow is None:
+            if self._flows.open(key, service, agent, connector, now) is None:
+                self._stats.drop_flow_limit += 1
+                return False
+        elif flow.owner is None or flow.owner != agent.owner or (flow.agent and flow.agent.epoch > agent.epoch):
+            self._stats.drop_flow_clash += 1
+            return False
+        else:
+            self._flows.hand_over(flow, agent, now)
+        return True
+
+    def _addresses_allowed(self, agent: Peer, service: Service, source: int, destination: int) -> bool:
+        """Judge the inner addresses of an agent's packet."""
+        services, agents = self.policy.services_by_address, self.policy.agents_by_address
+        if agent.identity is not None:
+            source_allowed = source == agent.virtual_ip
+            destination_allowed = service.address is None or destination == service.address
+        else:
+            # Agents in the field choose addresses of their own, but may not borrow one that policy gave to another.
+            source_allowed = is_unicast(source) and source not in services and source not in agents
+            destination_allowed = destination == service.address or (
+                is_unicast(destination) and destination not in services and destination not in agents
+            )
+        if not source_allowed:
+            self._stats.drop_source += 1
+        elif not destination_allowed:
+            self._stats.drop_destination += 1
+        return source_allowed and destination_allowed
+
+    def _admit_without_flow(self, agent: Peer, service: Service, connector: Peer, packet: bytes) -> bool:
+        """Judge an agent's later fragment, or its ICMP error about a reply that it got."""
+        fragment = fragment_key(packet)
+        if fragment is not None:
+            return self._addresses_allowed(agent, service, fragment[1], fragment[2])
+        quoted, parsed = embedded_flow_key(packet), parse_ipv4(packet)
+        if quoted is None or parsed is None:
+            self._stats.drop_protocol += 1
+            return False
+        flow = connector.inbound.get(quoted)
+        if flow is None or flow.agent is not agent:
+            self._stats.drop_no_flow += 1
+            return False
+        return self._addresses_allowed(agent, service, parsed.source, parsed.destination)
+
+    def _flow_without_key(self, connector: Peer, packet: bytes, now: float) -> Flow | None:
+        """Find the flow of a connector's later fragment, or of the packet that its ICMP error quotes."""
+        fragment = fragment_key(packet)
+        if fragment is not None:
+            flow = self._flows.flow_of_fragment(connector, fragment, now)
+            self._stats.drop_fragment += flow is None
+            return flow
+        quoted, parsed = embedded_flow_key(packet), parse_ipv4(packet)
+        if quoted is None or parsed is None:
+            self._stats.drop_protocol += 1
+            return None
+        flow = connector.outbound.get(quoted)
+        if flow is None or parsed.destination != quoted[1]:
+            self._stats.drop_no_flow += 1
+            return None
+        return flow
+
+    def _service_of(self, agent: Peer, packet: bytes) -> Service | None:
+        """Return the service that an agent's raw packet is for: by its address, else the only one registered."""
+        parsed = parse_ipv4(packet)
+        if parsed is not None:
+            service_id = self.policy.service_for_address(parsed.destination)
+            if service_id is not None:
+                return agent.reach.get(service_id.encode())
+        return next(iter(agent.reach.values())) if len(agent.reach) == 1 else None
