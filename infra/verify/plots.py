@@ -121,6 +121,7 @@ def bar_plot(title: str, bars: Sequence[tuple[str, float, int]], y_label: str) -
             f'<rect class="bar solid series-{index}" x="{left:.1f}" width="{right - left:.1f}" y="{top:.1f}" '
             f'height="{frame.y(0) - top:.1f}" rx="3"/>'
             f'<text class="value" x="{middle:.1f}" y="{max(top - 5, 12):.1f}" text-anchor="middle">{value:,.4g}</text>'
-            f'<text class="tick" x="{middle:.1f}" y="{HEIGHT - _BOTTOM + 16}" text-anchor="middle">{escape(label)}</text>'
+            f'<text class="tick" x="{middle:.1f}" y="{HEIGHT - _BOTTOM + 16}" text-anchor="middle">'
+            f"{escape(label)}</text>"
         )
     return _svg(title, frame.grid("", y_label, show_x=False) + "".join(parts))

@@ -17,10 +17,11 @@ _ALPHABET_BYTES = 64 * 1024
 
 def text_body(size: int) -> bytes:
     """`size` bytes of reproducible hexadecimal text: an HTTP echo returns text unchanged, binary re-encoded."""
-    blocks: list[bytes] = []
-    for index in range(0, size, _ALPHABET_BYTES):
-        blocks.append(hashlib.shake_128(f"body/{index}".encode()).hexdigest(_ALPHABET_BYTES // 2).encode())
-    return b"".join(blocks)[:size]
+    blocks = [
+        hashlib.shake_128(f"body/{index}".encode()).hexdigest(_ALPHABET_BYTES // 2)
+        for index in range(0, size, _ALPHABET_BYTES)
+    ]
+    return "".join(blocks).encode()[:size]
 
 
 def run_tcp_echo(arguments: argparse.Namespace) -> Json:
@@ -86,7 +87,7 @@ def run_http(arguments: argparse.Namespace) -> Json:
 def _request(
     arguments: argparse.Namespace, method: str, body: bytes | Iterator[bytes] | None, headers: dict[str, str]
 ) -> tuple[int, bytes, str | None]:
-    connection = http.client.HTTPConnection(*arguments.target, timeout=arguments.timeout_s)
+    connection = http.client.HTTPConnection(arguments.target[0], arguments.target[1], timeout=arguments.timeout_s)
     try:
         connection.request(method, arguments.path, body=body, headers=headers)
         response = connection.getresponse()

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import itertools
 import select
 import socket
 import struct
@@ -245,7 +246,7 @@ def find_gaps(times: list[float], longer_than_s: float) -> list[Json]:
     """The spells between neighbouring times that exceed `longer_than_s`."""
     return [
         {"from": before, "to": after, "seconds": round(after - before, 4)}
-        for before, after in zip(times, times[1:], strict=False)
+        for before, after in itertools.pairwise(times)
         if after - before > longer_than_s
     ]
 
