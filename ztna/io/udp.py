@@ -40,7 +40,7 @@ _NO_GSO_ERRNOS: Final = frozenset({errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, e
 _SEGMENT_SIZE: Final = struct.Struct("=H")
 
 
-class UdpBindError(Exception):
+class UdpBindError(OSError):
     """The socket could not be bound; the text names the config key and the remedy."""
 
 
