@@ -385,4 +385,3 @@ class Intermediate:
 def _name(peer: Peer) -> str:
     """Return what a peer is called in logs and status."""
     return "anonymous" if peer.identity is None else peer.identity.name
-

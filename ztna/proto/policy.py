@@ -117,7 +117,7 @@ class Policy:
         def take(entry: Mapping[str, object], path: str) -> int:
             address = _address(entry, path)
             if address in used:
-                raise PolicyError(f"{path}.virtual_ip: {entry['virtual_ip']} is taken by {used[address]}; choose another")
+                raise PolicyError(f"{path}.virtual_ip: {entry['virtual_ip']} is taken by {used[address]}; take another")
             used[address] = path
             return address
 
@@ -161,9 +161,7 @@ class Policy:
         """Say whether a connector may serve a service: its certificate and the policy both grant it."""
         return self._granted("connector", self.servable, identity, service)
 
-    def _granted(
-        self, role: str, rights: Mapping[str, frozenset[str]], identity: Identity, service: str
-    ) -> bool:
+    def _granted(self, role: str, rights: Mapping[str, frozenset[str]], identity: Identity, service: str) -> bool:
         granted = rights.get(identity.name, frozenset())
         return (
             (service in granted or ANY_SERVICE in granted)

@@ -18,9 +18,7 @@ class Stats:
 
     def drops(self) -> dict[str, int]:
         """Return the drop counters by reason, without their prefix."""
-        return {
-            name.removeprefix("drop_"): value for name, value in self.as_dict().items() if name.startswith("drop_")
-        }
+        return {name.removeprefix("drop_"): value for name, value in self.as_dict().items() if name.startswith("drop_")}
 
 
 @dataclass(slots=True)

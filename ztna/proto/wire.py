@@ -181,13 +181,7 @@ class RawPacket:
 
 
 Message = (
-    ObservedAddress
-    | RegisterAgent
-    | RegisterConnector
-    | RegistrationAck
-    | RegistrationNack
-    | ServiceRouted
-    | RawPacket
+    ObservedAddress | RegisterAgent | RegisterConnector | RegistrationAck | RegistrationNack | ServiceRouted | RawPacket
 )
 
 
