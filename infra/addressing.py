@@ -69,17 +69,11 @@ def require_disjoint(networks: dict[str, IPv4Network]) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabPlan:
-    """Addresses of the lab's hosts: a public segment and two LANs, each behind a NAT.
-
-    The carrier segments lie between a home NAT and a carrier-grade one and are used only where a NAT has two levels.
-    They do not use 100.64.0.0/10 (RFC 6598), because the overlay's virtual addresses lie there.
-    """
+    """Addresses of the lab's hosts: a public segment and two LANs, each behind a NAT."""
 
     public: IPv4Network
     agent_lan: IPv4Network
     connector_lan: IPv4Network
-    agent_carrier: IPv4Network
-    connector_carrier: IPv4Network
 
     def __post_init__(self) -> None:
         networks = self.networks()
@@ -90,13 +84,7 @@ class LabPlan:
 
     def networks(self) -> dict[str, IPv4Network]:
         """Return the segments by name."""
-        return {
-            "public": self.public,
-            "agent_lan": self.agent_lan,
-            "connector_lan": self.connector_lan,
-            "agent_carrier": self.agent_carrier,
-            "connector_carrier": self.connector_carrier,
-        }
+        return {"public": self.public, "agent-lan": self.agent_lan, "connector-lan": self.connector_lan}
 
     @property
     def relay(self) -> IPv4Address:
@@ -107,11 +95,6 @@ class LabPlan:
     def relay_alternate(self) -> IPv4Address:
         """The intermediate's second address, for NAT classification (RFC 5780)."""
         return self.public.network_address + 3
-
-    @property
-    def baseline(self) -> IPv4Address:
-        """A public host with the same services and no tunnel: what the overlay is compared with."""
-        return self.public.network_address + 9
 
     @property
     def agent_outside(self) -> IPv4Address:
@@ -143,9 +126,8 @@ class LabPlan:
         return {
             "relay": self.relay,
             "relay-alternate": self.relay_alternate,
-            "baseline": self.baseline,
-            "agent-nat": self.agent_outside,
-            "connector-nat": self.connector_outside,
+            "nat-agent": self.agent_outside,
+            "nat-connector": self.connector_outside,
             "agent": self.agent,
             "connector": self.connector,
             "backend": self.backend,
@@ -172,16 +154,12 @@ LAB: Final = LabPlan(
     public=IPv4Network("172.20.0.0/24"),
     agent_lan=IPv4Network("172.21.0.0/24"),
     connector_lan=IPv4Network("172.22.0.0/24"),
-    agent_carrier=IPv4Network("172.23.0.0/24"),
-    connector_carrier=IPv4Network("172.24.0.0/24"),
 )
 
 LOOPBACK: Final = LabPlan(
     public=IPv4Network("127.20.0.0/24"),
     agent_lan=IPv4Network("127.21.0.0/24"),
     connector_lan=IPv4Network("127.22.0.0/24"),
-    agent_carrier=IPv4Network("127.23.0.0/24"),
-    connector_carrier=IPv4Network("127.24.0.0/24"),
 )
 """The same plan inside 127.0.0.0/8 (RFC 1122 section 3.2.1.3), where the machine allows no namespaces."""
 

@@ -55,7 +55,7 @@ class ImpairmentSettings:
     loss: float = 0.0
     reorder: float = 0.0
     duplicate: float = 0.0
-    rate_bps: int = 0
+    rate_bps: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +76,7 @@ class LabConfig:
     agent_link: LinkSettings = LinkSettings()
     connector_link: LinkSettings = LinkSettings()
     relay_link: LinkSettings = LinkSettings()
+    run: str = ""
     rung: str = "auto"
     log_level: str = "info"
     pki_generation: int = 1
@@ -91,7 +92,7 @@ LAB_KEYS: Final = (
     Key(
         name="agentNat",
         help="the NAT in front of the agent: a preset, or an object of mapping, filtering, udpTimeoutS, hairpin, "
-        "portAllocation (RFC 4787)",
+        "portAllocation, udpBlocked (RFC 4787)",
         example="port-restricted",
     ),
     Key(name="connectorNat", help="the NAT in front of the connector, as agentNat", example="symmetric"),
@@ -103,6 +104,12 @@ LAB_KEYS: Final = (
         default="{}",
     ),
     Key(name="relayLink", help=_LINK_HELP.format("intermediate"), example='{"mtu": 1400}', default="{}"),
+    Key(
+        name="run",
+        help="name of the run on this machine, by which its namespaces are called; the stack's name unless given",
+        example="lab-two",
+        default="",
+    ),
     Key(
         name="rung",
         help="how the lab is realised: auto takes the best this machine allows of root, rootless, loopback",
@@ -179,6 +186,7 @@ def lab_config(source: ConfigSource, presets: Collection[str]) -> LabConfig:
         agent_link=reader.parse("agentLink", parse_link),
         connector_link=reader.parse("connectorLink", parse_link),
         relay_link=reader.parse("relayLink", parse_link),
+        run=reader.text("run"),
         rung=reader.parse("rung", lambda text: parse_choice(text, RUNGS)),
         log_level=reader.parse("logLevel", lambda text: parse_choice(text, LOG_LEVELS)),
         pki_generation=reader.parse("pkiGeneration", lambda text: parse_int(text, 1, 2**31)),
@@ -212,6 +220,7 @@ _NAT_FIELDS: Final = {
     "udpTimeoutS": "udp_timeout_s",
     "hairpin": "hairpin",
     "portAllocation": "port_allocation",
+    "udpBlocked": "udp_blocked",
 }
 
 
@@ -243,7 +252,7 @@ def parse_link(text: str) -> LinkSettings:
     mtu = parse_int(str(values.pop("mtu", 1500)), 576, 9000)
     up, down = values.pop("up", {}), values.pop("down", {})
     if not isinstance(up, dict) or not isinstance(down, dict):
-        raise ValueError("`up` and `down` must be objects, such as {\"delayMs\": 20}")
+        raise ValueError('`up` and `down` must be objects, such as {"delayMs": 20}')
     return LinkSettings(up=_impairment({**values, **up}), down=_impairment({**values, **down}), mtu=mtu)
 
 

@@ -5,13 +5,13 @@ One place decides how a thing is called, so that programs, components and certif
 
 import re
 
-TOKEN_PREFIX = "ztna:components"
+TYPE_PREFIX = "ztna:components"
 _LABEL = re.compile(r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")
 
 
 def component_token(kind: str) -> str:
     """Return the Pulumi type token of a component class, for example `ztna:components:LabNetwork`."""
-    return f"{TOKEN_PREFIX}:{kind}"
+    return f"{TYPE_PREFIX}:{kind}"
 
 
 def child_name(parent: str, role: str) -> str:

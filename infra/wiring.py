@@ -24,9 +24,7 @@ def policy(
     """Return policy.json: who may reach and who may serve which service. Everything else is denied."""
     return {
         "services": {service.id: {"virtual_ip": service.virtual_ip} for service in services},
-        "agents": {
-            agent.name: {"virtual_ip": agent.virtual_ip, "services": list(agent.services)} for agent in agents
-        },
+        "agents": {agent.name: {"virtual_ip": agent.virtual_ip, "services": list(agent.services)} for agent in agents},
         "connectors": {connector.name: {"services": list(connector.services)} for connector in connectors},
         "revoked": sorted(revoked),
     }
@@ -127,8 +125,9 @@ def agent_config(
 
 
 def with_identity(config: Mapping[str, Any], *, ca_pem: str, cert_pem: str, key_pem: str) -> JsonObject:
-    """Return a configuration as one self-contained profile: certificates and key inline. It is secret."""
-    return {**config, "ca_cert_pem": ca_pem, "cert_pem": cert_pem, "key_pem": key_pem}
+    """Return a configuration as one self-contained profile: certificates and key inline, no paths. It is secret."""
+    kept = {key: value for key, value in config.items() if key not in ("ca_cert", "cert_path", "key_path")}
+    return {**kept, "ca_cert_pem": ca_pem, "cert_pem": cert_pem, "key_pem": key_pem}
 
 
 def forward_key(service: str, protocol: str, port: int) -> str:
@@ -156,7 +155,9 @@ def _server(relay: RelayEndpoint) -> JsonObject:
     return {"host": relay.host, "port": relay.port, "server_name": relay.server_name}
 
 
-def expected_path(agent: str, connector: str, agent_nat: NatOutput | None, connector_nat: NatOutput | None) -> ExpectedPath:
+def expected_path(
+    agent: str, connector: str, agent_nat: NatOutput | None, connector_nat: NatOutput | None
+) -> ExpectedPath:
     """Return the path that `ztna-v1` takes between two NATs: everything through the intermediate.
 
     The relay path needs outbound UDP on both sides and nothing else.

@@ -1,0 +1,23 @@
+"""The one Pulumi program of the project: runs the stack that was asked for and exports what it promises."""
+
+import importlib
+
+import pulumi
+
+from infra.outputs import EXPORT_KEYS, SECRET_KEYS, to_exports
+
+STACKS = {"lab": "stacks.lab"}
+
+
+def main(stack: str) -> None:
+    """Run a stack's program and export its outputs under the keys of infra/outputs.py."""
+    if stack not in STACKS:
+        raise pulumi.RunError(f"there is no stack {stack!r}; there are: {', '.join(sorted(STACKS))}")
+    exports = importlib.import_module(STACKS[stack]).program().apply(to_exports)
+    for key in EXPORT_KEYS:
+        mark = pulumi.Output.secret if key in SECRET_KEYS else pulumi.Output.unsecret
+        pulumi.export(key, mark(exports[key]))
+
+
+if __name__ == "__main__":
+    main(pulumi.get_stack())
