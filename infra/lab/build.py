@@ -4,22 +4,25 @@ The caller holds the run's lock. A command that fails raises LabError; the node'
 ready, and the next attempt clears it and starts over.
 """
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from infra.lab import conntrack
 from infra.lab.netns import Place
 from infra.lab.plan import Port, Space, bridge_name, namespace, switch_namespace
 
 # Marks the routes put in by the lab's own hand (rtnetlink(7), rtm_protocol), so that they can be told apart.
 ROUTE_PROTOCOL = 201
 _SYSCTL = "/proc/sys/net"
+_TOLERANT = "2> /dev/null || true"
 _NO_IPV6 = f"for name in all default; do f={_SYSCTL}/ipv6/conf/$name/disable_ipv6; [ ! -e $f ] || echo 1 > $f; done"
 
 
-def heredoc(command: str, lines: Iterable[str]) -> str:
-    """Return shell text that feeds lines to a command."""
+def heredoc(command: str, lines: Iterable[str], *, tail: str = "") -> str:
+    """Return shell text that feeds lines to a command; the tail follows it on its own line."""
     body = "\n".join(lines)
-    return f"{command} <<'LAB'\n{body}\nLAB"
+    return f"{command} <<'LAB' {tail}\n{body}\nLAB"
 
 
 def ensure_switch(place: Place, run: str, existing: set[str]) -> None:
@@ -52,7 +55,8 @@ def remove_bridge(place: Place, run: str, segment: str) -> None:
 def add_spaces(place: Place, run: str, spaces: Sequence[Space], existing: set[str]) -> None:
     """Make nodes' namespaces (where they are not there yet) with interfaces, addresses, routes and rules."""
     switch = switch_namespace(run)
-    lines = [f"netns add {namespace(run, space.node)}" for space in spaces if namespace(run, space.node) not in existing]
+    names = [namespace(run, space.node) for space in spaces]
+    lines = [f"netns add {name}" for name in names if name not in existing]
     for space in spaces:
         lines += [line for port in space.ports if (line := _link_line(run, switch, port))]
     place.batch(lines)
@@ -115,6 +119,13 @@ def rules_script(space: Space) -> list[str]:
     return [heredoc("nft -f -", space.ruleset.splitlines()), *timeouts]
 
 
+def reload_rules(place: Place, run: str, spaces: Sequence[Space]) -> None:
+    """Put in namespaces' NATs anew; every mapping and connection through them is forgotten."""
+    place.scripts({namespace(run, space.node): "\n".join(rules_script(space)) for space in spaces})
+    for space in spaces:
+        place.run([*place.quick(namespace(run, space.node)), sys.executable, "-ISs", conntrack.__file__])
+
+
 def clear_spaces(place: Place, run: str, spaces: Sequence[Space], existing: set[str], *, namespaces: bool) -> None:
     """Remove nodes' links, and their namespaces too if asked; what is not there is passed over.
 
@@ -124,7 +135,7 @@ def clear_spaces(place: Place, run: str, spaces: Sequence[Space], existing: set[
     switch = switch_namespace(run)
     if switch in existing:
         names = [f"link del {port.switch_end}" for space in spaces for port in space.ports if port.link is not None]
-        place.scripts({switch: heredoc("ip -force -batch - 2> /dev/null || true", names)})
+        place.scripts({switch: heredoc("ip -force -batch -", names, tail=_TOLERANT)})
     present = [name for space in spaces if (name := namespace(run, space.node)) in existing]
     if namespaces:
         place.batch([f"netns del {name}" for name in present])
@@ -132,7 +143,7 @@ def clear_spaces(place: Place, run: str, spaces: Sequence[Space], existing: set[
     else:
         devices = {namespace(run, space.node): [port.ifname for port in space.ports] for space in spaces}
         scripts = {
-            name: heredoc("ip -force -batch - 2> /dev/null || true", [f"link del {device}" for device in devices[name]])
+            name: heredoc("ip -force -batch -", [f"link del {device}" for device in devices[name]], tail=_TOLERANT)
             for name in present
         }
         place.scripts(scripts)

@@ -77,9 +77,7 @@ PRESETS: Final[dict[str, tuple[NatBehavior, ...]]] = {
     # The usual home router, and a cloud instance with its own address behind a stateful filter.
     "port-restricted": (HOME,),
     # Cloud NAT gateways, corporate firewalls, masquerade with random ports as in k8s.
-    "symmetric": (
-        NatBehavior(mapping=Mapping.ADDRESS_AND_PORT_DEPENDENT, port_allocation=PortAllocation.RANDOM),
-    ),
+    "symmetric": (NatBehavior(mapping=Mapping.ADDRESS_AND_PORT_DEPENDENT, port_allocation=PortAllocation.RANDOM),),
     "symmetric-sequential": (
         NatBehavior(mapping=Mapping.ADDRESS_AND_PORT_DEPENDENT, port_allocation=PortAllocation.SEQUENTIAL),
     ),

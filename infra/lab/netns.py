@@ -43,7 +43,7 @@ class Place:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """Argv prefix that brings a command to the place."""
+        """Argv prefix that brings a command to the place from outside."""
         if self.holder is None:
             return ()
         return ("nsenter", "--preserve-credentials", "-U", "-m", "-n", "-t", str(self.holder), "--")
@@ -53,8 +53,8 @@ class Place:
         return (*self.prefix, "ip", "netns", "exec", namespace)
 
     def quick(self, namespace: str) -> tuple[str, ...]:
-        """Argv prefix for our own short commands: the network namespace and nothing else."""
-        return (*self.prefix, "nsenter", f"--net=/run/netns/{namespace}", "--")
+        """Argv prefix for `run`, from the place on: the network namespace and nothing else."""
+        return ("nsenter", f"--net=/run/netns/{namespace}", "--")
 
     def run(self, argv: Sequence[str], *, stdin: str | None = None) -> str:
         """Run a command at the place and return its output.
@@ -81,7 +81,7 @@ class Place:
         """
         started = []
         for namespace, text in scripts.items():
-            argv = [*self.quick(namespace), "sh", "-e"]
+            argv = [*self.prefix, *self.quick(namespace), "sh", "-e"]
             process = subprocess.Popen(
                 argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
             )

@@ -27,7 +27,8 @@ from infra.lab.nat import Filtering, Mapping, NatBehavior, PortAllocation
 _INTERNAL = {side: f"ct {side} ip saddr . ct {side} proto-src" for side in ("original", "reply")}
 _REMOTE = {side: (f"ct {side} ip daddr", f"ct {side} proto-dst") for side in ("original", "reply")}
 _TABLE_SIZE = 65_536
-_EPHEMERAL = (49_152, 65_535)
+# The first port and the count of sequential ports; after the last comes the first again.
+_SEQUENCE = (49_152, 4096)
 
 
 def nat_ruleset(nat: NatBehavior, *, inside: Sequence[str], outside: str, external: str) -> str:
@@ -104,12 +105,11 @@ def _inbound(nat: NatBehavior, lan: str, outside: str, external: str) -> list[st
 
 
 def _outbound(nat: NatBehavior, lan: str, outside: str, external: str) -> list[str]:
-    first, last = _EPHEMERAL
     anywhere = f"snat ip to {external}:1024-65535 fully-random"
     fresh = {
         PortAllocation.PRESERVING: [f"udp sport != @used snat ip to {external}", anywhere],
         PortAllocation.RANDOM: [anywhere],
-        PortAllocation.SEQUENTIAL: [f"snat ip to {external} : numgen inc mod {last - first + 1} offset {first}"],
+        PortAllocation.SEQUENTIAL: [f"snat ip to {external} : {_next_in_sequence()}"],
     }[nat.port_allocation]
     ways = [f'oifname "{outside}"']
     if nat.hairpin:
@@ -123,6 +123,14 @@ def _outbound(nat: NatBehavior, lan: str, outside: str, external: str) -> list[s
         rules.append(f'oifname "{outside}" meta l4proto tcp {fresh[-1]}')
     rules.append(f'oifname "{outside}" snat ip to {external}')
     return rules
+
+
+def _next_in_sequence() -> str:
+    # A number made by numgen is in host byte order and goes into the port as it is (49152 would come out as 192 on a
+    # little-endian machine), so it is only the index of a table.
+    first, count = _SEQUENCE
+    ports = ", ".join(f"{index} : {first + index}" for index in range(count))
+    return f"numgen inc mod {count} map {{ {ports} }}"
 
 
 def _record(nat: NatBehavior, lan: str) -> list[str]:

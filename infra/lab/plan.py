@@ -108,9 +108,7 @@ def router_spaces(router: Router) -> tuple[Space, ...]:
     )
 
 
-def _router_space(
-    node: str, lans: tuple[Port, ...], wan: Port, gateway: str | None, nat: NatBehavior | None
-) -> Space:
+def _router_space(node: str, lans: tuple[Port, ...], wan: Port, gateway: str | None, nat: NatBehavior | None) -> Space:
     ruleset = None
     if nat is not None:
         external = wan.addresses[0].split("/")[0]

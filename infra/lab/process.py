@@ -46,9 +46,7 @@ def is_alive(pid: int, started: int) -> bool:
     return start_time(pid) == started
 
 
-def launch(
-    argv: Sequence[str], *, env: Mapping[str, str], cwd: str | None, log_path: Path
-) -> ProcessInfo:
+def launch(argv: Sequence[str], *, env: Mapping[str, str], cwd: str | None, log_path: Path) -> ProcessInfo:
     """Start a daemon that survives us: own session, output appended to the log, no terminal.
 
     Raises:

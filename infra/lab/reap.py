@@ -25,9 +25,8 @@ def reap_stale() -> list[str]:
                 record = state.load(run)
             except LabError:
                 record = None
-            if record is not None and record.boot_id == state.boot_id():
-                if record.persistent or is_alive(*record.owner):
-                    continue
+            if record is not None and state.in_use(record):
+                continue
             reap_run(run)
             gone.append(run)
     return gone
@@ -41,7 +40,8 @@ def reap_run(run: str, *, grace_s: float = 0.5) -> None:
     if record is not None and record.boot_id == state.boot_id():
         _stop_processes(record, grace_s)
         if record.holder is not None:
-            _reap_namespaces(run, Place(record.holder[0])) if is_alive(*record.holder) else None
+            if is_alive(*record.holder):
+                _reap_namespaces(run, Place(record.holder[0]))
             stop_holder(record.holder)
     if os.geteuid() == 0:
         _reap_namespaces(run, Place())

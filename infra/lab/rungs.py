@@ -96,7 +96,7 @@ def _trouble(rung: Rung) -> str | None:
 
 def _detection(rung: Rung, reasons: tuple[str, ...]) -> Detection:
     if rung is Rung.LOOPBACK:
-        limits = (
+        limits: tuple[str, ...] = (
             "No NATs: every host is an address of 127.0.0.0/8, so mapping, filtering and time-outs are not shown.",
             "No link impairments: delay, loss, reordering, rates and MTUs are those of loopback.",
             "No TUN device: agents run in user mode (port forwards).",

@@ -186,21 +186,13 @@ class Lab:
             old.ready = False
             old.spec = node.to_spec()
             state.save(record)
-            self._reload(record, place, was, node)
+            pairs = zip(_spaces(was), _spaces(node), strict=True)
+            build.reload_rules(place, record.run, [new for old_, new in pairs if old_.ruleset != new.ruleset])
             old.ready = True
             return True
         keep = old.ready and old.kind == "host" and isinstance(node, Host)
         build.clear_spaces(place, record.run, _spaces(was), existing, namespaces=not keep)
         return False
-
-    def _reload(self, record: RunRecord, place: Place, was: Host | Router, node: Host | Router) -> None:
-        scripts = {}
-        for before, after in zip(_spaces(was), _spaces(node), strict=True):
-            if before.ruleset != after.ruleset:
-                name = namespace(record.run, after.node)
-                # TODO flush conntrack
-                scripts[name] = "\n".join(build.rules_script(after))
-        place.scripts(scripts)
 
     def _remove_node(self, name: str) -> None:
         with self._session() as (record, place):

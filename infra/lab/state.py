@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from infra.lab.errors import LabError
+from infra.lab.process import is_alive
 from infra.lab.rungs import Rung
 
 LOCK_TIMEOUT_S = 60.0
@@ -65,6 +66,11 @@ class RunRecord(msgspec.Struct):
 def boot_id() -> str:
     """Id of this boot of the kernel; pids and start times mean nothing across boots."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def in_use(record: RunRecord) -> bool:
+    """Whether a run is to be left alone: persistent, or its owner lives."""
+    return record.boot_id == boot_id() and (record.persistent or is_alive(*record.owner))
 
 
 def base_dir() -> Path:

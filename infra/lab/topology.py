@@ -218,7 +218,7 @@ class Topology(Spec, frozen=True):
 
     def __post_init__(self) -> None:
         segments = [segment.name for segment in self.segments]
-        nodes = [node.name for node in (*self.routers, *self.hosts)]
+        nodes = [*(router.name for router in self.routers), *(host.name for host in self.hosts)]
         for kind, names in (("segment", segments), ("host or router", nodes)):
             twice = {name for name in names if names.count(name) > 1}
             if twice:
