@@ -18,10 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from infra.lab import build, state
+from infra.lab import build, shaping, state
 from infra.lab.errors import LabError
 from infra.lab.netns import Place, start_holder
-from infra.lab.plan import Space, host_spaces, namespace, router_spaces
+from infra.lab.plan import Port, Space, host_spaces, namespace, router_spaces
 from infra.lab.process import ProcessInfo, is_alive, launch, start_time, stop_all
 from infra.lab.reap import reap_run, reap_stale
 from infra.lab.rungs import Detection, Rung, demand, detect
@@ -191,8 +191,16 @@ class Lab:
             old.ready = True
             return True
         keep = old.ready and old.kind == "host" and isinstance(node, Host)
-        build.clear_spaces(place, record.run, _spaces(was), existing, namespaces=not keep)
+        self._clear(record, place, was, existing, namespaces=not keep)
         return False
+
+    def _clear(
+        self, record: RunRecord, place: Place, node: Host | Router, existing: set[str], *, namespaces: bool
+    ) -> None:
+        going = {port.id for space in _spaces(node) for port in space.ports}
+        staying = {name: port for name, port in _linked_ports(record).items() if name not in going}
+        shaping.release(record, place, sorted(going), staying)
+        build.clear_spaces(place, record.run, _spaces(node), existing, namespaces=namespaces)
 
     def _remove_node(self, name: str) -> None:
         with self._session() as (record, place):
@@ -204,7 +212,7 @@ class Lab:
             for process in processes:
                 del record.processes[f"{name}/{process.name}"]
             if record.rung is not Rung.LOOPBACK:
-                build.clear_spaces(place, record.run, _spaces(_node(old)), place.namespaces(), namespaces=True)
+                self._clear(record, place, _node(old), place.namespaces(), namespaces=True)
             del record.nodes[name]
             self._sync(record, place)
 
@@ -217,6 +225,7 @@ class Lab:
         build.sync_routes(place, record.run, wanted, present)
         for name, routes in wanted.items():
             record.nodes[name].routes = routes
+        shaping.sync(record, place, _linked_ports(record))
 
     # -- processes ----------------------------------------------------------------------------------------------
 
@@ -309,6 +318,12 @@ def _node(record: NodeRecord) -> Host | Router:
 
 def _spaces(node: Host | Router) -> tuple[Space, ...]:
     return host_spaces(node) if isinstance(node, Host) else router_spaces(node)
+
+
+def _linked_ports(record: RunRecord) -> dict[str, Port]:
+    """Every port of the run that is plugged into a segment, by id."""
+    spaces = [space for node in record.nodes.values() if node.ready for space in _spaces(_node(node))]
+    return {port.id: port for space in spaces for port in space.ports if port.link is not None}
 
 
 def _links_alike(was: Host | Router, node: Host | Router) -> bool:

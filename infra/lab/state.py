@@ -49,7 +49,10 @@ class NodeRecord(msgspec.Struct):
 
 
 class RunRecord(msgspec.Struct):
-    """A run. Owner and holder are (pid, start time); a holder keeps the namespaces of a rootless run."""
+    """A run. Owner, holder and shaper are (pid, start time); a holder keeps the namespaces of a rootless run.
+
+    `shaped` says by which means ("netem" or "shaper") a link that is not plain gets its impairments, by port id.
+    """
 
     run: str
     rung: Rung
@@ -61,6 +64,7 @@ class RunRecord(msgspec.Struct):
     nodes: dict[str, NodeRecord] = {}
     processes: dict[str, ProcessRecord] = {}
     shaper: tuple[int, int] | None = None
+    shaped: dict[str, str] = {}
 
 
 def boot_id() -> str:

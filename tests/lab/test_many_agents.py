@@ -1,0 +1,46 @@
+"""Twenty agents on one connector with three services: every echo comes back to its own agent."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra import ports
+from tests.support.bed import AGENT, CONNECTOR, RELAY, Bed, Service
+
+AGENTS = tuple(f"agent-{number}" for number in range(1, 21))
+PACKETS = 20_000
+SERVICES = tuple(
+    Service(f"echo-{letter}", f"100.64.0.{100 + number}", {("udp", ports.ECHO): ports.ECHO})
+    for number, letter in enumerate("abc")
+)
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(180)
+def test_no_packet_of_20000_reaches_another_agent(tmp_path: Path) -> None:
+    bed = Bed("many-agents", tmp_path, services=SERVICES, agents=AGENTS, run_agent=False)
+    with bed:
+        spec = {
+            "bind": bed.address(AGENT),
+            "profiles": [bed.agent_profile(name) for name in AGENTS],
+            "services": [[service.id, ports.ECHO] for service in SERVICES],
+            "packets": PACKETS,
+        }
+        path = tmp_path / "spec.json"
+        path.write_text(json.dumps(spec))
+        argv = [*bed.lab.exec_prefix(AGENT), sys.executable, "-m", "tests.support.many_agents", str(path)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=150, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        seen = json.loads(done.stdout)
+        print(seen)
+        assert bed.alive(RELAY)
+        assert bed.alive(CONNECTOR)
+    assert seen["registered"] == len(AGENTS) * len(SERVICES)
+    assert seen["misrouted"] == 0
+    assert seen["malformed"] == 0
+    assert seen["given_up"] == 0
+    assert seen["returned"] == PACKETS
+    assert seen["problems"] == []
