@@ -1,0 +1,81 @@
+"""Starts provider plugins: Python's dynamic provider, attached debug providers, and `pulumi-resource-*` binaries."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from infra.engine.children import Child
+from infra.engine.errors import ResourceError, UnsupportedError
+from infra.engine.providers import GrpcProvider, Provider
+
+EXEC = Path(__file__).with_name("exec.py")
+DYNAMIC = "pulumi-python"
+START_TIMEOUT_S = 30.0
+CHANNEL_OPTIONS = [("grpc.max_receive_message_length", 400 << 20), ("grpc.max_send_message_length", 400 << 20)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginHost:
+    """Where and how plugins are started.
+
+    Args:
+        python: the program's interpreter; the dynamic provider runs in it.
+        cwd: the program's directory.
+        env: environment variables on top of the engine's own.
+        on_line: gets (stream, line) of what plugins print.
+        binaries: whether `pulumi-resource-*` binaries on PATH may be started.
+    """
+
+    python: str
+    cwd: Path
+    env: dict[str, str] = field(default_factory=dict)
+    on_line: Callable[[str, str], None] = lambda stream, line: None
+    binaries: bool = False
+
+    def start(self, package: str) -> Provider:
+        """Starts the provider of a package.
+
+        Raises:
+            UnsupportedError: the engine has no provider of that name.
+            ResourceError: it did not start.
+        """
+        port = _debug_port(package)
+        if port:
+            return GrpcProvider(package, _channel(port), lambda: None)
+        if package == DYNAMIC:
+            return self._launch(package, [self.python, "-u", str(EXEC), "module", "pulumi.dynamic", "127.0.0.1:0"])
+        binary = shutil.which(f"pulumi-resource-{package}") if self.binaries else None
+        if not binary:
+            raise UnsupportedError(
+                f"the embedded engine has no provider for package {package!r}",
+                "Use the official pulumi CLI (--engine pulumi), or allow plugin binaries on PATH.",
+            )
+        # sys.executable watches on behalf of a binary that knows nothing of our pipe.
+        watched = [sys.executable, "-u", str(EXEC.with_name("watch.py")), binary, "127.0.0.1:0"]
+        return self._launch(package, watched)
+
+    def _launch(self, package: str, argv: list[str]) -> Provider:
+        child = Child(argv, cwd=self.cwd, env={**os.environ, **self.env}, on_line=self.on_line, first_line=True)
+        port = child.read_line(START_TIMEOUT_S)
+        if not port.isdigit():
+            child.stop()
+            raise ResourceError(f"the provider of package {package!r} did not start (it said {port!r})")
+        return GrpcProvider(package, _channel(int(port)), child.stop)
+
+
+def _channel(port: int) -> grpc.Channel:
+    return grpc.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS)
+
+
+def _debug_port(package: str) -> int:
+    """PULUMI_DEBUG_PROVIDERS=`name:port,...` attaches to providers that someone else has started."""
+    for entry in os.environ.get("PULUMI_DEBUG_PROVIDERS", "").split(","):
+        name, _, port = entry.partition(":")
+        if name.strip() == package and port.isdigit():
+            return int(port)
+    return 0

@@ -1,0 +1,186 @@
+"""The one way in: operations on a stack of a project, whichever engine carries them out."""
+
+import json
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from infra.engine.backend import StackFile
+from infra.engine.errors import CliError, StateError, UnsupportedError
+from infra.engine.events import Diagnostic, EventSink, Severity, discard
+from infra.engine.operation import Operation, Options, Result, read_outputs
+from infra.engine.project import Project, load
+from infra.engine.props import plain
+from infra.engine.secrets import Crypter, find_passphrase
+from infra.engine.stackconfig import StackConfigFile
+from infra.engine.state import VERSION, Deployment, deployment_from_json, deployment_to_json, salt_of
+
+EngineChoice = Literal["auto", "embedded", "pulumi"]
+CANCEL_WAIT_S = 60.0
+
+
+class Workspace:
+    """A stack of a project.
+
+    Args:
+        project_dir: the directory of Pulumi.yaml.
+        stack: the stack's name.
+        engine: `embedded`, `pulumi` (the official CLI), or `auto`: the official one if it is on PATH.
+        on_event: gets every event, from several threads, one at a time.
+        state_dir: where state, lock and passphrase are kept; `.ztna` in the project by default.
+
+    Raises:
+        ProjectError: there is no usable project.
+        CliError: the official CLI is asked for and not there.
+    """
+
+    def __init__(
+        self,
+        project_dir: Path | str,
+        stack: str,
+        *,
+        engine: EngineChoice = "auto",
+        on_event: EventSink = discard,
+        state_dir: Path | None = None,
+        options: Options | None = None,
+    ) -> None:
+        root = Path(project_dir).resolve()
+        self.project: Project = load(root)
+        self.stack = stack
+        self.state_dir = state_dir or root / ".ztna"
+        self.engine = choose_engine(engine)
+        self._on_event = on_event
+        self._event_lock = threading.Lock()
+        self._options = options or Options()
+        self._file = StackFile(self.state_dir, self.project.name, stack)
+        self._passphrase = ""
+
+    # -- operations ------------------------------------------------------------------------------------------------
+
+    def preview(self) -> Result:
+        """What `up` would do."""
+        return self._operate("preview")
+
+    def up(self) -> Result:
+        """Brings the stack to what its program says.
+
+        Raises:
+            DeploymentFailed, Cancelled, LockedError, ConfigError, StateError, ProjectError.
+        """
+        return self._operate("up")
+
+    def refresh(self) -> Result:
+        """Reads every resource anew and records what is there."""
+        return self._operate("refresh")
+
+    def destroy(self) -> Result:
+        """Deletes everything the stack has made. A stack that was never up has nothing to delete."""
+        return self._operate("destroy")
+
+    def _operate(self, verb: str) -> Result:
+        operation = Operation(self.project, self._file, self.config.load(), self._secret(), self._emit, self._options)
+        with interruptible(operation.interrupt, self._emit):
+            run: Callable[[], Result] = getattr(operation, verb)
+            return run()
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def outputs(self, *, show_secrets: bool = False) -> dict[str, Any]:
+        """The stack's outputs as plain values; secrets read `[secret]` unless shown.
+
+        Raises:
+            StateError: the stack has never been up.
+        """
+        return plain(read_outputs(self._file, self._secret()), show_secrets=show_secrets)
+
+    def export_stack(self) -> dict[str, Any]:
+        """The state as `pulumi stack import` takes it (secrets stay encrypted)."""
+        data = self._file.read()
+        if data is None:
+            raise StateError(f"stack {self.stack!r} has no state", "Run `ztna up` first.")
+        return {"version": VERSION, "deployment": data}
+
+    def import_stack(self, exported: dict[str, Any]) -> None:
+        """Replaces the state by an exported one, after checking it.
+
+        Raises:
+            StateError: it is of another version, inconsistent, or encrypted under another passphrase.
+        """
+        if exported.get("version") != VERSION or not isinstance(exported.get("deployment"), dict):
+            raise StateError(f"not an exported deployment of version {VERSION}")
+        data = exported["deployment"]
+        crypter = Crypter(self._secret(), salt_of(data))
+        deployment = deployment_from_json(data, crypter)
+        self._file.lock("import")
+        try:
+            self._file.backup()
+            self._file.write_text(json.dumps(deployment_to_json(deployment, crypter)))
+        finally:
+            self._file.unlock()
+
+    def state(self) -> Deployment:
+        """The recorded resources, secrets open."""
+        data = self._file.read() or {}
+        return deployment_from_json(data, Crypter(self._secret(), salt_of(data))) if data else Deployment()
+
+    def cancel(self) -> str:
+        """Stops a run of this stack in another process, or clears what a dead one left; says what it did."""
+        return self._file.cancel(CANCEL_WAIT_S)
+
+    # -- configuration ---------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> StackConfigFile:
+        """The stack's configuration file: `get`, `set`, `remove`, `load`."""
+        return StackConfigFile(self.project, self.stack, self._secret)
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    def _secret(self) -> str:
+        if not self._passphrase:
+            self._passphrase, note = find_passphrase(self.state_dir)
+            if note:
+                self._emit(Diagnostic(severity=Severity.INFO, message=note))
+        return self._passphrase
+
+    def _emit(self, event: Any) -> None:
+        with self._event_lock:
+            self._on_event(event)
+
+
+def choose_engine(engine: EngineChoice) -> Literal["embedded", "pulumi"]:
+    """Which engine a choice means on this machine."""
+    found = shutil.which("pulumi") is not None
+    if engine == "pulumi" and not found:
+        raise CliError("the official pulumi CLI is not on PATH", "Install it, or use --engine embedded.")
+    if engine == "pulumi":
+        raise UnsupportedError("not yet")
+    return "embedded"
+
+
+@contextmanager
+def interruptible(interrupt: Callable[[], None], emit: EventSink) -> Iterator[None]:
+    """Turns SIGINT and SIGTERM into an orderly stop while the body runs, in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: object) -> None:
+        # Not from the handler itself: it may have interrupted someone who holds the event lock.
+        note = Diagnostic(
+            severity=Severity.WARNING,
+            message="Interrupted: what is under way is finished first. Interrupt again to give up on it.",
+        )
+        threading.Thread(target=emit, args=(note,), daemon=True).start()
+        interrupt()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
