@@ -1,4 +1,4 @@
-"""The services the program talks to, `pulumirpc.ResourceMonitor` and `pulumirpc.Engine`; the work is in registrar.py."""
+"""The services a program talks to: `pulumirpc.ResourceMonitor` and `pulumirpc.Engine`. The work is in registrar.py."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

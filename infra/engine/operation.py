@@ -1,24 +1,25 @@
 """One operation on a stack from lock to unlock: preview, up, refresh or destroy."""
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from infra.engine import program
 from infra.engine import urn as urns
 from infra.engine.backend import StackFile
 from infra.engine.builtin import BuiltinProvider
 from infra.engine.callbacks import CallbackClient
-from infra.engine.children import Child
 from infra.engine.errors import Cancelled, DeploymentFailed, ResourceError, StateError
 from infra.engine.events import Diagnostic, EventSink, OperationStarted, Severity, Summary
 from infra.engine.execute import Executor
 from infra.engine.hooks import HookRunner
-from infra.engine.monitor import EngineService, MonitorService, deployment_info, serve
+from infra.engine.monitor import EngineService, MonitorService, deployment_info
 from infra.engine.plugins import DYNAMIC, PluginHost
+from infra.engine.program import HUNG_UP, Launch, Launcher, RunningProgram, Tail, launch_child, program_env
 from infra.engine.project import Project
 from infra.engine.props import Props, plain, secret
+from infra.engine.providers import Provider
 from infra.engine.recover import Recovery
 from infra.engine.registrar import Registrar
 from infra.engine.registry import Registry
@@ -50,6 +51,19 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Adapters:
+    """Where an operation touches the outside; tests put in-process ones here.
+
+    Attributes:
+        launch: starts the program.
+        start_plugin: starts the provider of a package.
+    """
+
+    launch: Launcher = launch_child
+    start_plugin: Callable[[PluginHost, str], Provider] = PluginHost.start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What an operation did.
 
@@ -68,9 +82,17 @@ class Operation:
     """Runs once. `interrupt` may be called from any thread or a signal handler."""
 
     def __init__(
-        self, project: Project, file: StackFile, config: StackConfig, passphrase: str, emit: EventSink, options: Options
+        self,
+        project: Project,
+        file: StackFile,
+        config: StackConfig,
+        passphrase: str,
+        emit: EventSink,
+        options: Options,
+        adapters: Adapters,
     ) -> None:
         self._project, self._file, self._config, self._options = project, file, config, options
+        self._adapters = adapters
         self._passphrase, self._emit = passphrase, emit
         self._interrupts = 0
         self._executor: Executor | None = None
@@ -139,20 +161,21 @@ class _Work:
         self._project, self._options = operation._project, operation._options
         self._emit = operation._emit
         self._crypter = crypter
-        self._child: Child | None = None
-        self._tail = program.Tail()
+        self._tail = Tail()
         self._logged_errors = 0
         deployment = deployment_from_json(data, crypter) if data else Deployment()
         self.snapshot = Snapshot(deployment, crypter, None if self._preview else operation._file.write_text)
         host = PluginHost(
             python=self._project.python,
             cwd=self._project.program_directory,
-            env=program.program_env(self._project, operation._config),
+            env=program_env(self._project),
             on_line=self._plugin_line,
             binaries=self._options.plugin_binaries,
         )
         self._builtin = BuiltinProvider(self._read_stack, lambda urn: self._planner.registered.get(urn))
-        self._registry = operation._registry = Registry(host, self._builtin, deployment.resources)
+        self._registry = operation._registry = Registry(
+            lambda package: operation._adapters.start_plugin(host, package), self._builtin, deployment.resources
+        )
         stack.callback(self._registry.close)
         self._callbacks = CallbackClient()
         stack.callback(self._callbacks.close)
@@ -195,41 +218,36 @@ class _Work:
             config_for=self._config_for, directory=self._project.program_directory, preview=self._preview,
             continue_on_error=self._options.continue_on_error,
         )  # fmt: skip
-        server = self._serve(registrar)
+        running = self._launch(registrar)
         try:
-            if self._program_succeeds(registrar) and not self._executor.errors:
+            if self._program_succeeds(running, registrar) and not self._executor.errors:
                 self._delete_the_rest()
             self._stack_outputs = registrar.stack_outputs
         finally:
             registrar.finished.set()
             self._executor.wait_idle(lambda: self._operation._interrupts > 1)
-            if self._child is not None:
-                self._child.wait(PROGRAM_EXIT_S)
-                self._child.stop()
-            server.stop(None)
+            running.wait(PROGRAM_EXIT_S)
+            running.stop()
             self.snapshot.save()
 
-    def _serve(self, registrar: Registrar) -> Any:
-        config, options = self._operation._config, self._options
+    def _launch(self, registrar: Registrar) -> RunningProgram:
+        config, options, stack = self._operation._config, self._options, self._operation._file.stack
         info = deployment_info(
-            project=self._project.name, stack=self._operation._file.stack, organization=options.organization,
-            config=config.values, secret_keys=sorted(config.secret_keys), preview=self._preview,
-            parallel=options.parallel,
+            project=self._project.name, stack=stack, organization=options.organization, config=config.values,
+            secret_keys=sorted(config.secret_keys), preview=self._preview, parallel=options.parallel,
         )  # fmt: skip
-        server, port = serve(MonitorService(registrar, info), EngineService(self._log), options.parallel)
-        self._child = program.start(
-            self._project, self._operation._file.stack, config, port=port, preview=self._preview,
-            parallel=options.parallel, organization=options.organization, on_line=self._program_line,
+        launch = Launch(
+            project=self._project, stack=stack, config=config, preview=self._preview, parallel=options.parallel,
+            organization=options.organization, on_line=self._program_line,
         )  # fmt: skip
-        return server
+        return self._operation._adapters.launch(launch, MonitorService(registrar, info), EngineService(self._log))
 
-    def _program_succeeds(self, registrar: Registrar) -> bool:
+    def _program_succeeds(self, running: RunningProgram, registrar: Registrar) -> bool:
         """Waits for the program's last registration or its end; whether there was nothing wrong with it."""
-        assert self._child is not None
         while not registrar.signalled.wait(0.02):
             if self._executor.stopping.is_set():
                 return False
-            code = self._child.wait(0)
+            code = running.wait(0)
             if code is None:
                 continue
             if code == 0 or registrar.signalled.is_set():
@@ -320,7 +338,7 @@ class _Work:
 
     def _log(self, severity: Severity, message: str, urn: str) -> None:
         if severity is Severity.ERROR:
-            if program.HUNG_UP in message and self._executor.stopping.is_set():
+            if HUNG_UP in message and self._executor.stopping.is_set():
                 return
             self._logged_errors += 1
         self._say(severity, message, urn)

@@ -1,13 +1,13 @@
 """Which provider instance stands behind a provider reference (`<urn>::<id>`)."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 
 from infra.engine import urn as urns
 from infra.engine.builtin import BuiltinProvider
 from infra.engine.errors import ResourceError
-from infra.engine.plugins import PluginHost
 from infra.engine.props import UNKNOWN, Props, has_unknown
 from infra.engine.providers import Provider
 from infra.engine.state import ResourceState
@@ -17,13 +17,15 @@ class Registry:
     """Starts, configures and keeps providers.
 
     Args:
-        host: starts plugins.
+        start_plugin: starts the provider of a package.
         builtin: serves the package `pulumi`.
         olds: the resources of the last run: their provider resources say how old resources are reached.
     """
 
-    def __init__(self, host: PluginHost, builtin: BuiltinProvider, olds: list[ResourceState]) -> None:
-        self._host = host
+    def __init__(
+        self, start_plugin: Callable[[str], Provider], builtin: BuiltinProvider, olds: list[ResourceState]
+    ) -> None:
+        self._start_plugin = start_plugin
         self._builtin = builtin
         self._olds = {urns.provider_reference(item.urn, item.id): item for item in olds if urns.is_provider(item.type)}
         self._active: dict[str, Provider] = {}
@@ -40,7 +42,7 @@ class Registry:
 
         def start() -> None:
             try:
-                future.set_result(self._host.start(package))
+                future.set_result(self._start_plugin(package))
             except BaseException as error:
                 future.set_exception(error)
 
@@ -87,7 +89,7 @@ class Registry:
         if self._closed:
             raise ResourceError(f"the provider of package {package!r} is wanted after the operation has ended")
         early = self._early.pop(package, None)
-        provider = early.result() if early else self._host.start(package)
+        provider = early.result() if early else self._start_plugin(package)
         self._all.append(provider)
         return provider
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from infra.engine.backend import StackFile
 from infra.engine.errors import CliError, StateError, UnsupportedError
 from infra.engine.events import Diagnostic, EventSink, Severity, discard
-from infra.engine.operation import Operation, Options, Result, read_outputs
+from infra.engine.operation import Adapters, Operation, Options, Result, read_outputs
 from infra.engine.project import Project, load
 from infra.engine.props import plain
 from infra.engine.secrets import Crypter, find_passphrase
@@ -47,6 +47,7 @@ class Workspace:
         on_event: EventSink = discard,
         state_dir: Path | None = None,
         options: Options | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         root = Path(project_dir).resolve()
         self.project: Project = load(root)
@@ -56,6 +57,7 @@ class Workspace:
         self._on_event = on_event
         self._event_lock = threading.Lock()
         self._options = options or Options()
+        self._adapters = adapters or Adapters()
         self._file = StackFile(self.state_dir, self.project.name, stack)
         self._passphrase = ""
 
@@ -82,7 +84,8 @@ class Workspace:
         return self._operate("destroy")
 
     def _operate(self, verb: str) -> Result:
-        operation = Operation(self.project, self._file, self.config.load(), self._secret(), self._emit, self._options)
+        config, passphrase = self.config.load(), self._secret()
+        operation = Operation(self.project, self._file, config, passphrase, self._emit, self._options, self._adapters)
         with interruptible(operation.interrupt, self._emit):
             run: Callable[[], Result] = getattr(operation, verb)
             return run()
