@@ -1,7 +1,10 @@
-"""The connector's packet gateway: IP packets of agents on one side, backend sockets on the other, without root or TUN."""
+"""The connector's packet gateway: agents' IP packets on one side, backend sockets on the other, without root or TUN."""
 
 from collections.abc import Callable, Sequence
 
+from ztna.proto.gateway_context import GatewayContext, ServiceTable
+from ztna.proto.gateway_echo import EchoResponder
+from ztna.proto.gateway_tcp import TcpSessions
 from ztna.proto.gateway_types import (
     Backend,
     Command,
@@ -10,8 +13,28 @@ from ztna.proto.gateway_types import (
     GatewayStats,
     SocketError,
 )
+from ztna.proto.gateway_udp import UdpFlows
+from ztna.proto.packet import (
+    ICMP,
+    TCP,
+    UDP,
+    UNREACHABLE_FRAGMENTATION_NEEDED,
+    UNREACHABLE_PORT,
+    UNREACHABLE_PROTOCOL,
+    Ipv4Packet,
+    embedded_flow_key,
+    icmp_unreachable,
+    parse_echo,
+    parse_ipv4,
+    parse_udp,
+    well_formed,
+)
+from ztna.proto.packet_fragments import Reassembler
+from ztna.proto.tcp_segment import RST, SYN, parse_tcp, ports_of
 
 __all__ = ["Gateway"]
+
+MIN_BUDGET_BYTES = 576
 
 
 class Gateway:
@@ -22,7 +45,7 @@ class Gateway:
 
     Args:
         services: what is served; with a `virtual_ip` of None there may be only one.
-        budget_bytes: the largest IP packet that fits one DATAGRAM towards the relay.
+        budget_bytes: the largest IP packet that fits one DATAGRAM towards the relay (at least 576).
         limits: bounds of tables and times.
         random: `random(n)` returns n unpredictable bytes (initial sequence numbers: RFC 9293 s3.4.1).
 
@@ -39,51 +62,245 @@ class Gateway:
         limits: GatewayLimits | None = None,
     ) -> None:
         self.limits = limits or GatewayLimits()
-        self.stats = GatewayStats()
-        self._random = random
-        self.set_budget(budget_bytes)
+        self._services = ServiceTable(services)
+        self._context = GatewayContext(max(budget_bytes, MIN_BUDGET_BYTES), self.limits, random)
+        self._commands = self._context.commands
+        self._udp = UdpFlows(self._context)
+        self._tcp = TcpSessions(self._context)
+        self._echo = EchoResponder(self._context)
+        self._fragments = Reassembler(self.limits.reassembly_bytes, self.limits.reassembly_s)
+        self._now = 0.0
+
+    @property
+    def stats(self) -> GatewayStats:
+        """Counters since start."""
+        self._context.stats.dropped_fragment_limit = self._fragments.dropped
+        return self._context.stats
+
+    @property
+    def udp_flows(self) -> int:
+        """Open UDP flows."""
+        return len(self._udp)
+
+    @property
+    def tcp_sessions(self) -> int:
+        """TCP sessions, those in TIME-WAIT included."""
+        return len(self._tcp)
+
+    @property
+    def room(self) -> int | None:
+        """How many TCP packets the way out still takes; None (at first) means any number.
+
+        Set it before taking commands, to what the DATAGRAM queue has free: TCP then waits instead of losing packets.
+        At 0 TCP stands still until it is set again.
+        """
+        return self._tcp.room
+
+    @room.setter
+    def room(self, packets: int | None) -> None:
+        self._tcp.room = packets
 
     def set_budget(self, budget_bytes: int) -> None:
-        """Set the largest IP packet that fits one DATAGRAM; called again when the path's limit changes."""
-        self._budget_bytes = budget_bytes
+        """Set the largest IP packet that fits one DATAGRAM; call again when the path's limit changes."""
+        self._context.budget_bytes = max(budget_bytes, MIN_BUDGET_BYTES)
+        self._tcp.budget_changed()
+
+    # -- from the agents -----------------------------------------------------------------------------------------------
 
     def packet_received(self, packet: bytes, now: float) -> None:
         """Take one packet from the relay; anything malformed or not admitted is counted and dropped or refused."""
+        self._now = now
+        stats = self._context.stats
+        stats.packets_in += 1
+        stats.bytes_in += len(packet)
+        ip = parse_ipv4(packet)
+        if ip is None:
+            if well_formed(packet):
+                stats.dropped_checksum += 1
+            else:
+                stats.dropped_malformed += 1
+            return
+        if ip.more_fragments or ip.offset_bytes:
+            whole = self._fragments.add(ip, packet, now)
+            if whole is None:
+                return
+            stats.fragments_reassembled += 1
+            ip, packet = whole.packet, whole.first
+        if ip.protocol == UDP:
+            self._udp_received(ip, packet, now)
+        elif ip.protocol == TCP:
+            self._tcp_received(ip, now)
+        elif ip.protocol == ICMP:
+            self._icmp_received(ip, packet, now)
+        else:
+            stats.dropped_protocol += 1
+            if self._services.service(ip.destination) is not None:
+                self._context.refuse(ip.destination, packet, now, UNREACHABLE_PROTOCOL)
+
+    def _udp_received(self, ip: Ipv4Packet, packet: bytes, now: float) -> None:
+        context = self._context
+        source, destination = ip.source, ip.destination
+        datagram = parse_udp(source, destination, ip.payload)
+        if datagram is None:
+            context.stats.dropped_checksum += 1
+            return
+        flow = self._udp.find((source, datagram.source_port, destination, datagram.destination_port))
+        if flow is None:
+            service = self._services.service(destination)
+            if service is None:
+                context.stats.dropped_no_service += 1
+                context.refuse(destination, packet, now)
+                return
+            backend = self._services.backend(service, UDP, datagram.destination_port)
+            if backend is None or not datagram.source_port:
+                context.stats.dropped_port_refused += 1
+                context.refuse(destination, packet, now, UNREACHABLE_PORT)
+                return
+            flow = self._udp.open(source, destination, datagram, backend, now)
+            if flow is None:
+                return
+        self._udp.forward(flow, datagram.payload, packet, now)
+
+    def _tcp_received(self, ip: Ipv4Packet, now: float) -> None:
+        context = self._context
+        segment = parse_tcp(ip.source, ip.destination, ip.payload)
+        if segment is None:
+            context.stats.dropped_checksum += 1
+            return
+        source_port, destination_port = ports_of(ip.payload)
+        key = (ip.source, source_port, ip.destination, destination_port)
+        if self._tcp.known(key, segment, now):
+            return
+        if not segment.flags & SYN or segment.flags & RST:
+            self._tcp.unknown(key, segment, now)
+            return
+        service = self._services.service(ip.destination)
+        if service is None:
+            context.stats.dropped_no_service += 1
+            self._tcp.refuse(key, segment, now)
+            return
+        backend = self._services.backend(service, TCP, destination_port)
+        if backend is None:
+            context.stats.dropped_port_refused += 1
+            self._tcp.refuse(key, segment, now)
+            return
+        self._tcp.open(key, segment, service, backend, now)
+
+    def _icmp_received(self, ip: Ipv4Packet, packet: bytes, now: float) -> None:
+        context = self._context
+        message = parse_echo(ip.payload)
+        if message is None:
+            self._error_received(packet)
+            return
+        service = self._services.service(ip.destination)
+        if message.reply or service is None:
+            context.stats.dropped_no_service += 1
+            if not message.reply:
+                context.refuse(ip.destination, packet, now)
+            return
+        backend = self._services.echo_backend(service)
+        self._echo.received(ip.source, ip.destination, message, packet, backend, now)
+
+    def _error_received(self, packet: bytes) -> None:
+        """Take the one ICMP error that matters here: TCP segments do not fit somewhere on the way (RFC 1191)."""
+        code, mtu_bytes = icmp_unreachable(packet)
+        flow = embedded_flow_key(packet)
+        if code != UNREACHABLE_FRAGMENTATION_NEEDED or flow is None or flow[0] != TCP:
+            self._context.stats.dropped_protocol += 1
+            return
+        _, source, source_port, destination, destination_port = flow
+        self._tcp.path_limit((destination, destination_port, source, source_port), mtu_bytes)
+
+    # -- from the backends ---------------------------------------------------------------------------------------------
 
     def udp_received(self, flow: int, data: bytes, now: float) -> None:
         """Take one datagram from the flow's backend socket."""
+        self._now = now
+        backend = self._udp.backend_of(flow)
+        if backend is not None:
+            self._echo.alive(backend, now)
+        self._udp.received(flow, data, now)
 
     def udp_error(self, flow: int, error: SocketError, now: float) -> None:
         """Take a socket error of a flow: the agent gets the matching ICMP error; the flow stays open."""
+        self._now = now
+        self._judge(self._udp.backend_of(flow), error, now)
+        self._udp.failed(flow, error, now)
 
     def tcp_connected(self, session: int, now: float) -> None:
         """The backend accepted: the handshake with the agent goes on."""
+        self._now = now
+        backend = self._tcp.backend_of(session)
+        if backend is not None:
+            self._echo.alive(backend, now)
+        self._tcp.connected(session, now)
 
     def tcp_failed(self, session: int, error: SocketError, now: float) -> None:
         """The backend did not accept: the agent is refused. The shell has already forgotten the session."""
+        self._now = now
+        self._judge(self._tcp.backend_of(session), error, now)
+        self._tcp.broken(session)
 
     def tcp_data(self, session: int, data: bytes, now: float) -> None:
         """Take bytes read from the backend; all are kept, and `PauseTcp` says when to stop reading."""
+        self._now = now
+        self._tcp.data(session, data)
 
     def tcp_eof(self, session: int, now: float) -> None:
         """The backend ended its direction; the other one stays open (half-close)."""
+        self._now = now
+        self._tcp.eof(session)
 
     def tcp_reset(self, session: int, now: float) -> None:
         """The backend connection broke; the shell has already forgotten the session."""
+        self._now = now
+        self._tcp.broken(session)
 
     def tcp_writable(self, session: int, count: int, now: float) -> None:
         """The backend took `count` more bytes of what `WriteTcp` gave; this opens the agent's window again."""
+        self._now = now
+        self._tcp.writable(session, count)
 
     def backend_answered(self, backend: Backend, alive: bool, now: float) -> None:
         """Take the result of `PingBackend`."""
+        self._now = now
+        if alive:
+            self._echo.alive(backend, now)
+        else:
+            self._echo.dead(backend, now)
+
+    def _judge(self, backend: Backend | None, error: SocketError, now: float) -> None:
+        if backend is None:
+            return
+        if error in (SocketError.REFUSED, SocketError.RESET):
+            self._echo.alive(backend, now)
+        elif error in (SocketError.UNREACHABLE, SocketError.TIMED_OUT):
+            self._echo.dead(backend, now)
+
+    # -- time and output -----------------------------------------------------------------------------------------------
 
     def get_timer(self) -> float | None:
         """Return when `handle_timer` is due, in monotonic seconds."""
-        return None
+        due: float | None = None
+        for part in (self._tcp, self._udp, self._echo, self._fragments):
+            at = part.get_timer()
+            if at is not None and (due is None or at < due):
+                due = at
+        return due
 
     def handle_timer(self, now: float) -> None:
         """Do what is due: retransmissions, expiry of flows and sessions, unanswered echoes."""
+        self._now = now
+        self._tcp.handle_timer(now)
+        self._udp.handle_timer(now)
+        self._echo.handle_timer(now)
+        self._fragments.handle_timer(now)
 
     def next_command(self) -> Command | None:
         """Return the next thing the shell must do, or None."""
-        return None
+        commands = self._commands
+        while not commands:
+            if not self._tcp.dirty:
+                return None
+            self._tcp.flush(self._now)
+        return commands.popleft()

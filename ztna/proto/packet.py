@@ -34,12 +34,15 @@ __all__ = [
     "build_udp",
     "build_unreachable",
     "checksum",
+    "echo_reply_payload",
     "embedded_flow_key",
     "flow_key",
     "fragment_key",
+    "icmp_unreachable",
     "parse_echo",
     "parse_ipv4",
     "parse_udp",
+    "udp_payload",
     "well_formed",
 ]
 
@@ -296,6 +299,14 @@ def parse_echo(payload: bytes) -> EchoMessage | None:
     return EchoMessage(kind == ICMP_ECHO_REPLY, identifier, sequence, payload[8:])
 
 
+def icmp_unreachable(packet: bytes) -> tuple[int, int]:
+    """Return code and next-hop MTU of an ICMP destination unreachable, (-1, 0) for anything else (RFC 1191 s4)."""
+    start = (packet[0] & 15) << 2
+    if len(packet) < start + 8 or packet[9] != ICMP or packet[start] != ICMP_UNREACHABLE or checksum(packet[start:]):
+        return -1, 0
+    return packet[start + 1], packet[start + 6] << 8 | packet[start + 7]
+
+
 def _build_icmp(kind: int, code: int, word: int, second: int, data: bytes) -> bytes:
     check = checksum(data, (kind << 8 | code) + word + second)
     return _ICMP.pack(kind, code, check, word, second) + data
@@ -306,9 +317,14 @@ def build_echo_request(source: int, destination: int, identifier: int, sequence:
     return build_ipv4(ICMP, source, destination, _build_icmp(ICMP_ECHO, 0, identifier, sequence, data))
 
 
+def echo_reply_payload(identifier: int, sequence: int, data: bytes) -> bytes:
+    """Build the ICMP message of an echo reply, for `build_ipv4` or for fragments."""
+    return _build_icmp(ICMP_ECHO_REPLY, 0, identifier, sequence, data)
+
+
 def build_echo_reply(source: int, destination: int, identifier: int, sequence: int, data: bytes) -> bytes:
     """Build an ICMP echo reply packet."""
-    return build_ipv4(ICMP, source, destination, _build_icmp(ICMP_ECHO_REPLY, 0, identifier, sequence, data))
+    return build_ipv4(ICMP, source, destination, echo_reply_payload(identifier, sequence, data))
 
 
 def build_unreachable(source: int, original: bytes, code: int, *, mtu_bytes: int = 0) -> bytes | None:

@@ -107,13 +107,16 @@ class TcpEndpoint:
         return cls(settings, initial_sequence, now)
 
     @classmethod
-    def listen(cls, settings: TcpSettings, initial_sequence: int, syn: Segment, now: float) -> "TcpEndpoint":
-        """Open passively for a received SYN; nothing is answered until `accept` or `abort`.
+    def listen(
+        cls, settings: TcpSettings, initial_sequence: int, syn: Segment, now: float, *, hold_s: float = 30.0
+    ) -> "TcpEndpoint":
+        """Open passively for a received SYN; nothing is answered until `accept` or `abort`, or refused after `hold_s`.
 
         The peer's retransmitted SYNs are ignored meanwhile. Source: RFC 9293 s3.10.7.2.
         """
         endpoint = cls(settings, initial_sequence, now)
         endpoint._phase = _HELD
+        endpoint._phase_deadline = now + hold_s
         endpoint._take_syn(syn)
         return endpoint
 
@@ -415,6 +418,12 @@ class TcpEndpoint:
         if self._phase != _CLOSED:
             self._phase = _CLOSED
             self._events.append(event)
+
+    def may_be_reopened_by(self, syn: Segment) -> bool:
+        """Say whether a SYN may start a new connection in place of this one, in TIME-WAIT (RFC 9293 s3.10.7.4)."""
+        return self._phase == _CLOSED or (
+            self._phase == _TIME_WAIT and self._receive.position_of(syn.seq) >= self._receive.next
+        )
 
     # -- output --------------------------------------------------------------------------------------------------------
 

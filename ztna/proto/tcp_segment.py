@@ -25,6 +25,7 @@ __all__ = [
     "SegmentBuilder",
     "TcpOptions",
     "parse_tcp",
+    "ports_of",
     "rst_for",
 ]
 
@@ -89,6 +90,11 @@ def parse_tcp(source: int, destination: int, payload: bytes) -> Segment | None:
     if start < TCP_HEADER_BYTES or start > size:
         return None
     return Segment(seq, ack, word & 0x3F, window, payload[start:], _parse_options(payload[TCP_HEADER_BYTES:start]))
+
+
+def ports_of(payload: bytes) -> tuple[int, int]:
+    """Return source and destination port of a segment that `parse_tcp` accepted."""
+    return payload[0] << 8 | payload[1], payload[2] << 8 | payload[3]
 
 
 def _parse_options(data: bytes) -> TcpOptions:

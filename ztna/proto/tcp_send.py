@@ -346,9 +346,9 @@ class SendSide:
         if self.sack or not self._records:
             return
         self._duplicates += 1
-        if self._duplicates == DUPLICATE_THRESHOLD and self.congestion.state == Congestion.OPEN:
-            if self._mark_head_lost():
-                self.congestion.lost(self.next - self.una, self.next)
+        enough = self._duplicates == DUPLICATE_THRESHOLD and self.congestion.state == Congestion.OPEN
+        if enough and self._mark_head_lost():
+            self.congestion.lost(self.next - self.una, self.next)
 
     def _mark_head_lost(self) -> bool:
         record = self._records.get(self.una)
