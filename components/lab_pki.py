@@ -155,7 +155,7 @@ class LabPki(pulumi.ComponentResource):
         return {"cert.pem": leaf.cert_pem, "key.pem": leaf.key_pem, "ca.pem": self.ca_pem}
 
     def profile(self, member: str, config: Mapping[str, Any]) -> pulumi.Output[str]:
-        """Return a configuration as one self-contained JSON text, the member's certificate and key inline. It is secret."""
+        """Return a configuration as one self-contained JSON text, certificate and key inline. It is secret."""
         leaf = self.leaves[member]
         made: pulumi.Output[str] = pulumi.Output.all(
             ca_pem=self.ca_pem, cert_pem=leaf.cert_pem, key_pem=leaf.key_pem

@@ -4,7 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -21,6 +22,9 @@ from infra.wiring import STATE_DIR
 PYTHON: Final = "{python}"
 """Stands in argv for this interpreter, so that the path of a virtual environment is no part of the state."""
 LOG_TAIL_BYTES: Final = 2000
+POLL_S: Final = 0.05
+PROBE_START_S: Final = 10.0
+"""What starting the probe may take on a busy machine, beyond the time that the process has."""
 PROBE: Final = str(Path(http_probe.__file__).resolve())
 
 
@@ -64,7 +68,7 @@ def await_ready(handle: LabHandle, props: Mapping[str, Any], log: Path) -> None:
     """Wait until a process answers well, asked from inside its host.
 
     Raises:
-        LabError: it did not in time; carries its own reason and the end of its log.
+        LabError: it did not in time, or ended; carries its own reason and the end of its log.
     """
     name, host, timeout_s = str(props["name"]), str(props["host"]), float(props["ready_timeout_s"])
     argv = [
@@ -72,15 +76,25 @@ def await_ready(handle: LabHandle, props: Mapping[str, Any], log: Path) -> None:
         sys.executable,
         *("-I", "-S", PROBE, "--until-ready", f"{timeout_s:g}", str(props["ready_url"])),
     ]
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s + 10, check=False)
-    except subprocess.TimeoutExpired:
-        raise LabError(f"{name}: nothing could be asked on host {host} within {timeout_s:g} s") from None
-    if done.returncode != 0:
-        reason = (done.stdout or done.stderr).strip()
-        raise LabError(
-            f"{name} on host {host} was not ready after {timeout_s:g} s: {reason}\nthe end of its log:\n{tail(log)}"
-        )
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as probe:
+        reason = _probe_result(probe, timeout_s, lambda: handle.is_running(host, name))
+    if reason is not None:
+        raise LabError(f"{name} on host {host} {reason}\nthe end of its log, {log}:\n{tail(log)}")
+
+
+def _probe_result(probe: "subprocess.Popen[str]", timeout_s: float, is_running: Callable[[], bool]) -> str | None:
+    """Return why a probed process is not ready, None when it is."""
+    deadline = time.monotonic() + timeout_s + PROBE_START_S
+    while probe.poll() is None:
+        if not is_running():
+            probe.kill()
+            return "ended at once"
+        if time.monotonic() > deadline:
+            probe.kill()
+            return f"could not be asked within {timeout_s:g} s"
+        time.sleep(POLL_S)
+    output = probe.stdout.read().strip() if probe.stdout is not None else ""
+    return None if probe.returncode == 0 else f"was not ready after {timeout_s:g} s: {output}"
 
 
 def only_reloadable(olds: Mapping[str, Any], news: Mapping[str, Any]) -> bool:

@@ -83,7 +83,7 @@ class LabHandle:
     def stop(self, host: str, name: str) -> None:
         """Stop a process and forget it; no error where there is none."""
         if self._process(self.record(), host, name) is not None:
-            self.lab.stop(host, name)
+            self.lab.remove_process(host, name)
 
     def files_dir(self, host: str, name: str) -> Path:
         """Return the directory of a process's files; it is private to this user."""

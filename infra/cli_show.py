@@ -1,0 +1,90 @@
+"""What a stack looks like to its user: tables of places and services, and how to use them."""
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+
+from infra.outputs import AgentOutput, NatOutput, ServiceOutput, StackOutputs
+from infra.ports import HTTP
+from infra.wiring import forward_key
+
+
+def show_stack(outputs: StackOutputs, console: Console) -> None:
+    """Print what was deployed and how to use it."""
+    console.print(f"\nStack [bold]{outputs.stack}[/bold], run {outputs.run}, rung {outputs.rung}")
+    console.print(places_table(outputs))
+    console.print(services_table(outputs))
+    for path in outputs.expected_paths:
+        console.print(f"Path {path.agent} - {path.connector}: {path.path} ({path.reason})", highlight=False)
+    for limit in outputs.limits:
+        console.print(f"Not shown here: {limit}", style="yellow", highlight=False, soft_wrap=True)
+    console.print("\nUse it:")
+    for line in usage_lines(outputs):
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
+
+
+def places_table(outputs: StackOutputs) -> Table:
+    """Return the table of places, addresses and NATs."""
+    table = _table("Places", ("place", "role", "address", "NAT in front (mapping, filtering)", "public address"))
+    for name, place in outputs.places.items():
+        table.add_row(name, place.kind, place.address, nat_words(place.nat), _public(place.address, place.nat))
+    return table
+
+
+def services_table(outputs: StackOutputs) -> Table:
+    """Return the table of services and their virtual addresses."""
+    table = _table("Services", ("service", "virtual address", "ports", "backend", "connector"))
+    for service in outputs.services:
+        table.add_row(service.id, service.virtual_ip, port_words(service), service.backend, service.connector)
+    return table
+
+
+def nat_words(nat: NatOutput | None) -> str:
+    """Return a NAT's behaviour in the words of RFC 4787."""
+    if nat is None:
+        return "none"
+    if nat.udp_blocked:
+        return f"{nat.name}: blocks UDP"
+    levels = f", {nat.levels} levels" if nat.levels > 1 else ""
+    return f"{nat.name}: {nat.mapping}, {nat.filtering}{levels}"
+
+
+def port_words(service: ServiceOutput) -> str:
+    """Return a service's ports, for example `udp 9999, tcp 9999, icmp`."""
+    return ", ".join(f"{port.protocol} {port.port}" if port.port else port.protocol for port in service.ports)
+
+
+def usage_lines(outputs: StackOutputs) -> Iterable[str]:
+    """Yield commands to copy, those that suit the agent's mode."""
+    for agent in outputs.agents:
+        prefix = f"ztna exec --stack {outputs.stack} {agent.place or agent.name} --"
+        for service in outputs.services:
+            if service.id in agent.services:
+                yield from (f"{prefix} {command}" for command in _commands(agent, service))
+    yield f"ztna verify --stack {outputs.stack}"
+    yield f"ztna status --stack {outputs.stack}   ztna logs --stack {outputs.stack} --follow"
+
+
+def _commands(agent: AgentOutput, service: ServiceOutput) -> Iterable[str]:
+    for port in service.ports:
+        if port.protocol == "icmp":
+            if agent.mode == "tun":
+                yield f"ping -c 3 {service.virtual_ip}"
+            continue
+        target = f"{service.virtual_ip}:{port.port}".removesuffix(f":{HTTP}")
+        if agent.mode == "user":
+            target = agent.forwards.get(forward_key(service.id, port.protocol, port.port), target)
+        if port.protocol == "tcp" and port.port == HTTP:
+            yield f"curl http://{target}/get"
+
+
+def _public(address: str, nat: NatOutput | None) -> str:
+    return nat.public_address if nat is not None else address
+
+
+def _table(title: str, columns: Iterable[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
