@@ -1,0 +1,115 @@
+"""What an intermediate can take anew while it runs: certificates, the judge of clients, the policy, limits."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ztna.config import ConfigError, IntermediateConfig, apply_limits
+from ztna.config_reader import parse_json, read_text
+from ztna.io import certs
+from ztna.io.quic_guard import AdmissionLimits
+from ztna.io.quic_types import ConnectionLimits, PeerRejected, ServerSettings
+from ztna.proto.errors import IdentityError, PolicyError
+from ztna.proto.identity import Identity, parse_identity
+from ztna.proto.limits import IntermediateLimits
+from ztna.proto.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a reload replaces: how to accept connections, and who may do what."""
+
+    settings: ServerSettings
+    policy: Policy
+    warnings: tuple[str, ...]
+
+
+def load_policy(config: IntermediateConfig) -> Policy:
+    """Read policy.json; without `policy_path` nothing is granted to anybody with a certificate.
+
+    Raises:
+        ConfigError: unreadable or not valid.
+    """
+    if config.policy_path is None:
+        return Policy.empty()
+    try:
+        return Policy.from_json(parse_json(read_text(config.policy_path, "policy_path"), str(config.policy_path)))
+    except PolicyError as exc:
+        raise ConfigError(f"{config.policy_path}: {exc}") from None
+
+
+def load_material(config: IntermediateConfig) -> Material:
+    """Load certificates and policy, checked against each other.
+
+    Raises:
+        ConfigError: names the key and the remedy.
+    """
+    tls = config.tls
+    assert tls.certificate is not None
+    assert tls.key is not None
+    anchors = certs.load_anchors(tls.ca) if tls.ca is not None else None
+    credentials = certs.load_credentials(tls.certificate, tls.key, anchors if config.stack is not None else None)
+    stack = config.stack or _own_stack(credentials.certificate)
+    if tls.verify_peer and stack is None and not config.allow_anonymous_v1:
+        raise ConfigError("stack: missing, and our certificate names none; set it to the stack's name")
+    admission, limits = apply_limits(
+        _limits_for(config, AdmissionLimits(), ConnectionLimits()), AdmissionLimits(), ConnectionLimits()
+    )
+    settings = ServerSettings(
+        credentials=credentials,
+        authenticate=authenticator(anchors if tls.verify_peer else None, stack or "", config.allow_anonymous_v1),
+        request_client_certificate=tls.verify_peer,
+        retry=not config.disable_retry,
+        admission=admission,
+        limits=limits,
+    )
+    warnings = certs.file_warnings(tls.key)
+    days = certs.expires_in_days(credentials.certificate)
+    if days < certs.EXPIRY_WARNING_DAYS:
+        warnings.append(f"{tls.certificate.key}: expires in {days:.1f} days")
+    return Material(settings, load_policy(config), tuple(warnings))
+
+
+def authenticator(
+    anchors: certs.TrustAnchors | None, stack: str, allow_anonymous: bool
+) -> Callable[[list[bytes]], Identity | None]:
+    """The judge of client certificates: an Identity, or None for a client without certificate where that is allowed."""
+
+    def authenticate(chain: list[bytes]) -> Identity | None:
+        if not chain:
+            if allow_anonymous:
+                return None
+            raise PeerRejected("client cert required")
+        if anchors is None:
+            raise PeerRejected(certs.INVALID_CLIENT_CERT, detail="unasked certificate")
+        names = certs.verify_client(chain, anchors)
+        try:
+            return parse_identity(names.uris, names.dns_names, names.fingerprint, stack)
+        except IdentityError as exc:
+            raise PeerRejected(certs.INVALID_CLIENT_CERT, detail=str(exc)) from exc
+
+    return authenticate
+
+
+def _own_stack(certificate: Any) -> str | None:
+    """The stack our own certificate names, if any."""
+    with contextlib.suppress(ValueError):
+        for uri in certs.names_of(certificate).uris:
+            if uri.startswith("spiffe://"):
+                return uri.removeprefix("spiffe://").split("/")[0]
+    return None
+
+
+def relay_limits(config: IntermediateConfig) -> IntermediateLimits:
+    """Bounds of the relay core from the config; raises ConfigError."""
+    (limits,) = apply_limits(_limits_for(config, IntermediateLimits()), IntermediateLimits())
+    assert isinstance(limits, IntermediateLimits)
+    return limits
+
+
+def _limits_for(config: IntermediateConfig, *defaults: Any) -> dict[str, float]:
+    """The limits that belong to some of the dataclasses; a name that belongs to none at all is an error."""
+    apply_limits(config.limits, AdmissionLimits(), ConnectionLimits(), IntermediateLimits())
+    wanted = {field.name for default in defaults for field in fields(default)}
+    return {name: number for name, number in config.limits.items() if name in wanted}
