@@ -5,7 +5,7 @@ ready, and the next attempt clears it and starts over.
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from infra.lab import conntrack
@@ -25,12 +25,14 @@ def heredoc(command: str, lines: Iterable[str], *, tail: str = "") -> str:
     return f"{command} <<'LAB' {tail}\n{body}\nLAB"
 
 
-def ensure_switch(place: Place, run: str, existing: set[str]) -> None:
-    """Make the namespace of the bridges unless it is there."""
+def ensure_switch(place: Place, run: str, existing: set[str]) -> bool:
+    """Make the namespace of the bridges; False if it is there already."""
     switch = switch_namespace(run)
-    if switch not in existing:
-        place.batch([f"netns add {switch}"])
-        place.scripts({switch: f"{_NO_IPV6}\nip link set lo up"})
+    if switch in existing:
+        return False
+    place.batch([f"netns add {switch}"])
+    place.scripts({switch: f"{_NO_IPV6}\nip link set lo up"})
+    return True
 
 
 def add_bridges(place: Place, run: str, segments: Sequence[str]) -> None:
@@ -149,15 +151,20 @@ def clear_spaces(place: Place, run: str, spaces: Sequence[Space], existing: set[
         place.scripts(scripts)
 
 
-def sync_routes(place: Place, run: str, wanted: dict[str, list[str]], present: dict[str, list[str]]) -> None:
-    """Bring the lab's own routes of nodes from `present` to `wanted` (lines as in `172.21.0.0/24 via 172.20.0.21`)."""
+def sync_routes(place: Place, run: str, changes: Mapping[str, tuple[list[str], list[str]]]) -> None:
+    """Bring the lab's own routes of nodes from what they were to what they shall be.
+
+    Args:
+        place: where the namespaces are.
+        run: name of the run.
+        changes: node -> (routes before, routes after), each as in `172.21.0.0/24 via 172.20.0.21`.
+    """
     scripts = {}
-    for node, routes in wanted.items():
-        have = present.get(node, [])
-        lines = [f"ip route del {route} proto {ROUTE_PROTOCOL} || true" for route in have if route not in routes]
-        lines += [f"ip route replace {route} proto {ROUTE_PROTOCOL}" for route in routes]
-        if set(routes) != set(have):
-            scripts[namespace(run, node)] = "\n".join(lines)
+    for node, (before, after) in changes.items():
+        if before != after:
+            gone = [f"ip route del {route} proto {ROUTE_PROTOCOL} || true" for route in before if route not in after]
+            new = [f"ip route replace {route} proto {ROUTE_PROTOCOL}" for route in after]
+            scripts[namespace(run, node)] = "\n".join([*gone, *new])
     place.scripts(scripts)
 
 

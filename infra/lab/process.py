@@ -26,6 +26,18 @@ class ProcessInfo:
     start_time: int
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """A daemon as it is now; `pid` is that of its last start."""
+
+    host: str
+    name: str
+    pid: int
+    running: bool
+    log_path: str
+    argv: tuple[str, ...]
+
+
 def start_time(pid: int) -> int | None:
     """Start time of a process in clock ticks since boot; None when it is gone or a zombie."""
     try:

@@ -10,25 +10,23 @@ once, and again after any failure; a test uses it as a context manager instead:
 """
 
 import contextlib
-import ipaddress
 import os
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from infra.lab import build, shaping, state
+from infra.lab import build, nodes, shaping, state
 from infra.lab.errors import LabError
 from infra.lab.netns import Place, start_holder
-from infra.lab.plan import Port, Space, host_spaces, namespace, router_spaces
-from infra.lab.process import ProcessInfo, is_alive, launch, start_time, stop_all
+from infra.lab.plan import namespace
+from infra.lab.process import ProcessInfo, ProcessStatus, is_alive, launch, send_signal, start_time, stop_all, wait_gone
 from infra.lab.reap import reap_run, reap_stale
 from infra.lab.rungs import Detection, Rung, demand, detect
-from infra.lab.state import NodeRecord, ProcessRecord, RunRecord
+from infra.lab.state import ProcessRecord, RunRecord
 from infra.lab.topology import Host, Router, Segment, Topology, check_name
-
-_KINDS: dict[str, type[Host] | type[Router]] = {"host": Host, "router": Router}
 
 
 class Lab:
@@ -77,6 +75,17 @@ class Lab:
             finally:
                 state.save(record)
 
+    @contextlib.contextmanager
+    def _existing(self) -> Iterator[tuple[RunRecord, Place]]:
+        """Like a session, but of nothing (and to no effect) where there is no such run any more."""
+        with contextlib.ExitStack() as stack:
+            record = state.load(self.run_name)
+            if record is None or not _usable(record):
+                nothing = RunRecord(self.run_name, Rung.LOOPBACK, False, "", (0, 0))
+                yield nothing, Place()
+            else:
+                yield stack.enter_context(self._session())
+
     def _begin(self) -> RunRecord:
         rung = demand(self._wanted).rung if self._wanted else detect().rung
         pid = os.getpid()
@@ -86,6 +95,14 @@ class Lab:
             record.holder = start_holder(state.run_dir(self.run_name))
             state.save(record)
         return record
+
+    def record(self) -> RunRecord:
+        """The run's record, to look at.
+
+        Raises:
+            LabError: there is no such run.
+        """
+        return self._look()[0]
 
     def _look(self) -> tuple[RunRecord, Place]:
         record = state.load(self.run_name)
@@ -117,115 +134,59 @@ class Lab:
     def realise(self, topology: Topology) -> None:
         """Make a whole topology, or bring the run to it; what the topology does not name is left alone."""
         with self._session() as (record, place):
-            self._ensure_segments(record, place, topology.segments)
-            self._ensure_nodes(record, place, (*topology.routers, *topology.hosts))
+            nodes.ensure_segments(record, place, topology.segments)
+            nodes.ensure_nodes(record, place, (*topology.routers, *topology.hosts))
 
     def ensure_segment(self, segment: Segment) -> None:
         """Make a LAN, unless it is there."""
         with self._session() as (record, place):
-            self._ensure_segments(record, place, (segment,))
+            nodes.ensure_segments(record, place, (segment,))
 
     def ensure_router(self, router: Router) -> None:
         """Make a router, or change it in place; a changed NAT forgets its mappings and touches nothing else."""
         with self._session() as (record, place):
-            self._ensure_nodes(record, place, (router,))
+            nodes.ensure_nodes(record, place, (router,))
 
     def ensure_host(self, host: Host) -> None:
         """Make a host, or change it in place; its processes stay."""
         with self._session() as (record, place):
-            self._ensure_nodes(record, place, (host,))
+            nodes.ensure_nodes(record, place, (host,))
 
     def remove_segment(self, name: str) -> None:
-        """Remove a LAN, if it is there."""
-        with self._session() as (record, place):
-            if record.segments.pop(name, None) is not None and record.rung is not Rung.LOOPBACK:
-                build.remove_bridge(place, record.run, name)
+        """Remove a LAN, if it is there.
+
+        Raises:
+            LabError: something is still plugged into it.
+        """
+        with self._existing() as (record, place):
+            nodes.remove_segment(record, place, name)
 
     def remove_router(self, name: str) -> None:
         """Remove a router, if it is there."""
-        self._remove_node(name)
+        with self._existing() as (record, place):
+            nodes.remove_node(record, place, name)
 
     def remove_host(self, name: str) -> None:
         """Remove a host and stop its processes, if it is there."""
-        self._remove_node(name)
+        with self._existing() as (record, place):
+            nodes.remove_node(record, place, name)
 
-    def _ensure_segments(self, record: RunRecord, place: Place, segments: Sequence[Segment]) -> None:
-        if record.rung is not Rung.LOOPBACK:
-            existing = place.namespaces()
-            build.ensure_switch(place, record.run, existing)
-            build.add_bridges(place, record.run, [segment.name for segment in segments])
-        record.segments.update({segment.name: segment.to_spec() for segment in segments})
-
-    def _ensure_nodes(self, record: RunRecord, place: Place, nodes: Sequence[Host | Router]) -> None:
-        for node in nodes:
-            _check_segments(record, node)
-        if record.rung is Rung.LOOPBACK:
-            for node in nodes:
-                record.nodes[node.name] = NodeRecord(_kind(node), node.to_spec(), ready=True)
-            return
-        existing = place.namespaces()
-        fresh = [node for node in nodes if not self._update_in_place(record, place, node, existing)]
-        for node in fresh:
-            record.nodes[node.name] = NodeRecord(_kind(node), node.to_spec())
-        state.save(record)
-        build.add_spaces(place, record.run, [space for node in fresh for space in _spaces(node)], existing)
-        for node in fresh:
-            record.nodes[node.name].ready = True
-        self._sync(record, place)
-
-    def _update_in_place(self, record: RunRecord, place: Place, node: Host | Router, existing: set[str]) -> bool:
-        """Return True where nothing is left to build; otherwise what stood in the way is cleared."""
-        old = record.nodes.get(node.name)
-        if old is None:
-            return False
-        was = _node(old)
-        whole = {namespace(record.run, space.node) for space in _spaces(was)} <= existing
-        if old.ready and whole and was == node:
-            return True
-        if old.ready and whole and _links_alike(was, node):
-            old.ready = False
-            old.spec = node.to_spec()
-            state.save(record)
-            pairs = zip(_spaces(was), _spaces(node), strict=True)
-            build.reload_rules(place, record.run, [new for old_, new in pairs if old_.ruleset != new.ruleset])
-            old.ready = True
-            return True
-        keep = old.ready and old.kind == "host" and isinstance(node, Host)
-        self._clear(record, place, was, existing, namespaces=not keep)
-        return False
-
-    def _clear(
-        self, record: RunRecord, place: Place, node: Host | Router, existing: set[str], *, namespaces: bool
-    ) -> None:
-        going = {port.id for space in _spaces(node) for port in space.ports}
-        staying = {name: port for name, port in _linked_ports(record).items() if name not in going}
-        shaping.release(record, place, sorted(going), staying)
-        build.clear_spaces(place, record.run, _spaces(node), existing, namespaces=namespaces)
-
-    def _remove_node(self, name: str) -> None:
-        with self._session() as (record, place):
-            old = record.nodes.get(name)
-            if old is None:
-                return
-            processes = [process for process in record.processes.values() if process.host == name]
-            stop_all([(process.pid, process.start_time) for process in processes], 2.0)
-            for process in processes:
-                del record.processes[f"{name}/{process.name}"]
+    def forget_mappings(self, router: str) -> None:
+        """Make a router's NATs forget every mapping and connection, as a reboot of it would."""
+        with self._existing() as (record, place):
+            if router not in record.nodes:
+                raise LabError(f"lab run {self.run_name!r} has no router {router!r}")
+            node = nodes.node_of(record.nodes[router])
             if record.rung is not Rung.LOOPBACK:
-                self._clear(record, place, _node(old), place.namespaces(), namespaces=True)
-            del record.nodes[name]
-            self._sync(record, place)
+                build.reload_rules(place, record.run, [space for space in nodes.spaces_of(node) if space.ruleset])
 
-    def _sync(self, record: RunRecord, place: Place) -> None:
-        """Bring what depends on several nodes up to date: routes towards plain routers, and impaired links."""
-        if record.rung is Rung.LOOPBACK:
-            return
-        wanted = _lab_routes(record)
-        present = {name: node.routes for name, node in record.nodes.items()}
-        build.sync_routes(place, record.run, wanted, present)
-        for name, routes in wanted.items():
-            record.nodes[name].routes = routes
-        shaping.sync(record, place, _linked_ports(record))
+    def link_statistics(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Counters of the links the shaper carries: {"HOST INTERFACE": {"up": {...}, "down": {...}}}."""
+        record, _ = self._look()
+        if record.shaper is None:
+            return {}
+        names = {port.id: f"{port.node} {port.ifname}" for port in nodes.linked_ports(record).values()}
+        return {names[name]: link for name, link in shaping.ask(record.run, {})["links"].items()}
 
     # -- processes ----------------------------------------------------------------------------------------------
 
@@ -240,8 +201,7 @@ class Lab:
         """Return the address under which a host's address is reached on this rung: itself, or its 127.x.y.z."""
         if self.rung is not Rung.LOOPBACK:
             return address
-        ip = ipaddress.IPv4Address(address.split("/")[0])
-        return str(ipaddress.IPv4Address((127 << 24) | (int(ip) & 0xFFFFFF)))
+        return nodes.loopback_address(address)
 
     def run(
         self, host: str, argv: Sequence[str], *, timeout_s: float = 60.0, check: bool = True
@@ -282,20 +242,105 @@ class Lab:
             log_path: gets the output, appended; default is the run's own log folder.
         """
         check_name("process", name)
-        log = Path(log_path) if log_path is not None else state.run_dir(self.run_name) / "log" / f"{host}-{name}.log"
-        process = ProcessRecord(host, name, list(argv), dict(env or {}), cwd, str(log.absolute()))
+        default = state.run_dir(self.run_name) / "log" / f"{host}-{name}.log"
+        log = Path(log_path).absolute() if log_path is not None else default
+        wanted = ProcessRecord(host, name, list(argv), dict(env or {}), cwd, str(log))
+        self._settle(host, name, signal.SIGTERM, 5.0)
         with self._session() as (record, _):
             old = record.processes.get(f"{host}/{name}")
-            if old is not None:
-                stop_all([(old.pid, old.start_time)], 5.0)
-            record.processes[f"{host}/{name}"] = process
+            if old is not None and is_alive(old.pid, old.start_time):
+                raise LabError(f"process {name!r} of {host} was started by somebody else just now")
+            record.processes[f"{host}/{name}"] = wanted
+            return self._launch(wanted)
+
+    def start(self, host: str, name: str) -> ProcessInfo:
+        """Start a stopped daemon as it was spawned; one that runs is left alone."""
+        with self._session() as (record, _):
+            process = _process(record, host, name)
+            if is_alive(process.pid, process.start_time):
+                return ProcessInfo(process.pid, process.start_time)
             return self._launch(process)
+
+    def stop(self, host: str, name: str, *, grace_s: float = 5.0) -> None:
+        """TERM a daemon, KILL it after the grace; `start` brings it back. No error if it does not run."""
+        self._settle(host, name, signal.SIGTERM, grace_s)
+
+    def kill(self, host: str, name: str) -> None:
+        """KILL a daemon; `start` brings it back. No error if it does not run."""
+        self._settle(host, name, signal.SIGKILL, 5.0)
+
+    def restart(self, host: str, name: str, *, grace_s: float = 5.0) -> ProcessInfo:
+        """Stop a daemon and start it as it was spawned."""
+        self.stop(host, name, grace_s=grace_s)
+        return self.start(host, name)
+
+    def signal(self, host: str, name: str, number: int) -> None:
+        """Send a signal to a daemon (and its process group).
+
+        Raises:
+            LabError: no such daemon, or it does not run.
+        """
+        process = _process(self._look()[0], host, name)
+        if not send_signal(process.pid, process.start_time, number):
+            raise LabError(f"process {name!r} of {host} does not run; its log is {process.log_path}")
+
+    def wait(self, host: str, name: str, timeout_s: float) -> bool:
+        """Wait for a daemon to end; False if it still runs after the time-out."""
+        process = _process(self._look()[0], host, name)
+        return not wait_gone([(process.pid, process.start_time)], timeout_s)
+
+    def require_process(self, host: str, name: str) -> None:
+        """Raise LabError unless the run has this daemon, running or not."""
+        _process(self._look()[0], host, name)
+
+    def remove_process(self, host: str, name: str, *, grace_s: float = 5.0) -> None:
+        """Stop a daemon and forget it; no error if there is none."""
+        self._settle(host, name, signal.SIGTERM, grace_s)
+        if state.load(self.run_name) is not None:
+            with self._session() as (record, _):
+                record.processes.pop(f"{host}/{name}", None)
+
+    def processes(self) -> list[ProcessStatus]:
+        """Every daemon of the run, running or not."""
+        record, _ = self._look()
+        return [
+            ProcessStatus(
+                process.host,
+                process.name,
+                process.pid,
+                is_alive(process.pid, process.start_time),
+                process.log_path,
+                tuple(process.argv),
+            )
+            for process in record.processes.values()
+        ]
+
+    def _settle(self, host: str, name: str, number: int, grace_s: float) -> None:
+        # Without the lock: others may go on while a daemon takes its time to end.
+        record = state.load(self.run_name)
+        process = record.processes.get(f"{host}/{name}") if record is not None else None
+        if process is None:
+            return
+        target = (process.pid, process.start_time)
+        if number == signal.SIGTERM:
+            stop_all([target], grace_s)
+        else:
+            send_signal(*target, number)
+            wait_gone([target], grace_s)
 
     def _launch(self, process: ProcessRecord) -> ProcessInfo:
         argv = [*self.exec_prefix(process.host), *process.argv]
         info = launch(argv, env=process.env, cwd=process.cwd, log_path=Path(process.log_path))
         process.pid, process.start_time = info.pid, info.start_time
         return info
+
+
+def _process(record: RunRecord, host: str, name: str) -> ProcessRecord:
+    process = record.processes.get(f"{host}/{name}")
+    if process is None:
+        known = ", ".join(record.processes) or "none"
+        raise LabError(f"lab run {record.run!r} has no process {name!r} in {host} (processes: {known})")
+    return process
 
 
 def _usable(record: RunRecord) -> bool:
@@ -306,54 +351,3 @@ def _usable(record: RunRecord) -> bool:
 
 def _place(record: RunRecord) -> Place:
     return Place(record.holder[0] if record.holder else None)
-
-
-def _kind(node: Host | Router) -> str:
-    return "host" if isinstance(node, Host) else "router"
-
-
-def _node(record: NodeRecord) -> Host | Router:
-    return _KINDS[record.kind].from_spec(record.spec)
-
-
-def _spaces(node: Host | Router) -> tuple[Space, ...]:
-    return host_spaces(node) if isinstance(node, Host) else router_spaces(node)
-
-
-def _linked_ports(record: RunRecord) -> dict[str, Port]:
-    """Every port of the run that is plugged into a segment, by id."""
-    spaces = [space for node in record.nodes.values() if node.ready for space in _spaces(_node(node))]
-    return {port.id: port for space in spaces for port in space.ports if port.link is not None}
-
-
-def _links_alike(was: Host | Router, node: Host | Router) -> bool:
-    """Whether two versions of a node differ in nothing but NAT behaviour and impairments."""
-    if len(_spaces(was)) != len(_spaces(node)) or type(was) is not type(node):
-        return False
-    loose = ("up", "down", "nat")
-    same = build.spec_without(was.to_spec(), *loose) == build.spec_without(node.to_spec(), *loose)
-    both_nat = not isinstance(was, Router) or not isinstance(node, Router) or bool(was.nat) == bool(node.nat)
-    return same and both_nat
-
-
-def _check_segments(record: RunRecord, node: Host | Router) -> None:
-    for space in _spaces(node):
-        for port in space.ports:
-            if port.link is not None and port.link.segment not in record.segments:
-                raise LabError(f"{node.name}: segment {port.link.segment!r} is not there yet: ensure it first")
-
-
-def _lab_routes(record: RunRecord) -> dict[str, list[str]]:
-    """Routes that each node needs towards the LANs behind plain routers on its segments."""
-    nodes = {name: _node(node) for name, node in record.nodes.items()}
-    plain = [node for node in nodes.values() if isinstance(node, Router) and not node.nat]
-    routes: dict[str, list[str]] = {}
-    for name, node in nodes.items():
-        segments = {link.segment for link in (node.links if isinstance(node, Host) else (node.outside,))}
-        routes[name] = [
-            f"{link.network} via {router.outside.ip}"
-            for router in plain
-            if router.name != name and router.outside.segment in segments
-            for link in router.inside
-        ]
-    return routes

@@ -1,7 +1,7 @@
-"""The process that carries all impaired links of a run, inside the switch namespace: `python -m infra.lab.shaper SOCKET`.
+"""The process that carries all impaired links of a run: `python -m infra.lab.shaper SOCKET` in the switch namespace.
 
-Between a host's end (`port`) and its end in the bridge (`trunk`), frames go through a `Direction` each way. Commands come
-over a Unix socket, one JSON line each, answered by one JSON line:
+Between a host's end (`port`) and its end in the bridge (`trunk`), frames go through a `Direction` each way. Commands
+come over a Unix socket, one JSON line each, answered by one JSON line:
 
     {"links": [LinkOrder...]}   carry exactly these links; known ones are changed in place
     {"statistics": true}        counters of each link and direction
@@ -132,7 +132,8 @@ class Shaper:
             flows = [flow for link in self._links.values() for flow in (link.up, link.down)]
             due = min((flow.direction.next_time() for flow in flows), default=math.inf)
             wait_s = None if due == math.inf else max(0.0, due - time.monotonic())
-            readable, _, _ = select.select([self._listener, *(flow.source for flow in flows)], [], [], wait_s)
+            sources: list[socket.socket | FrameSocket] = [self._listener, *(flow.source for flow in flows)]
+            readable, _, _ = select.select(sources, [], [], wait_s)
             if self._listener in readable:
                 self._serve()
                 continue
