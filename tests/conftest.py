@@ -1,0 +1,48 @@
+"""What every test shares: the lab's rung decides which tests can run, and what was not run is said at the end.
+
+`make test` runs what the rung allows. CI sets ZTNA_REQUIRE_RUNG=root, and then a lower rung is an error, not a shorter run.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from infra.lab.rungs import Rung, detect
+
+LAB_TESTS = Path(__file__).parent / "lab"
+_left_out: dict[str, int] = {}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse to start on a lower rung than the one demanded."""
+    wanted = os.environ.get("ZTNA_REQUIRE_RUNG", "")
+    if wanted and detect().rung.value != wanted.lower():
+        raise pytest.UsageError(f"ZTNA_REQUIRE_RUNG={wanted}, but this machine offers less: {_why()}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests/lab as `lab`, and deselect what this machine's rung cannot run."""
+    for item in items:
+        if LAB_TESTS in item.path.parents:
+            item.add_marker("lab")
+    rung = detect().rung
+    missing = {Rung.ROOT: set(), Rung.ROOTLESS: {"root"}, Rung.LOOPBACK: {"root", "lab"}}[rung]
+    dropped = [item for item in items if missing & set(item.keywords)]
+    if dropped:
+        _left_out[f"they need a better rung of the lab than {_why()}"] = len(dropped)
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if not missing & set(item.keywords)]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Count what was not run and say why, also when that is nothing."""
+    if not _left_out:
+        terminalreporter.write_line("not run: 0 tests")
+    for reason, count in _left_out.items():
+        terminalreporter.write_line(f"not run: {count} tests ({reason})")
+
+
+def _why() -> str:
+    found = detect()
+    return f"{found.rung.value} ({'; '.join(found.reasons) or 'nothing better was tried'})"
