@@ -33,7 +33,6 @@ HTTP_SERVICE: Final = "http-app"
 FOREIGN: Final = "foreign-connector"
 SERVER_NAME: Final = "ztna-server"
 METRICS_ADDR: Final = "127.0.0.1"
-ECHO_PROCESS, HTTPBIN_PROCESS, BASELINE_PROCESS = "echo", "httpbin", "baseline"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,14 +133,19 @@ class LabDesign:
                 kind=kind,  # type: ignore[arg-type]  # one of PlaceKind by the table above
                 address=str(address),
                 exec=self._lab("exec", name, "--"),
-                controls={verb: self._lab(verb, name) for verb in ("start", "stop", "kill", "restart")},
+                controls={verb: self._lab(verb, name, kind) for verb in ("start", "stop", "kill", "restart")},
+                logs={kind: str(self.site.log_path(name, kind))},
+                config_path=str(self.site.files_dir(name, kind) / f"{kind}.json"),
                 status_url=f"http://{METRICS_ADDR}:{ports.METRICS[kind]}/status",
                 nat=nat,
             )
             for name, kind, address, nat in roles
         }
         found[topo.BACKEND] = Place(
-            kind="backend", address=str(self.plan.backend), exec=self._lab("exec", topo.BACKEND, "--")
+            kind="backend",
+            address=str(self.plan.backend),
+            exec=self._lab("exec", topo.BACKEND, "--"),
+            logs={name: str(self.site.log_path(topo.BACKEND, name)) for name in ("echo", "httpbin")},
         )
         return found
 

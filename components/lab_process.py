@@ -36,7 +36,7 @@ class ProcessProvider(LabProvider):
     def ensure(self, props: dict[str, Any], olds: dict[str, Any] | None) -> dict[str, Any]:
         """Bring files and process to what is asked for: reload when that is enough, else restart."""
         handle, host, name = LabHandle(props), str(props["host"]), str(props["name"])
-        folder, log = handle.files_dir(host, name), handle.log_path(host, name)
+        folder, log = handle.site.files_dir(host, name), handle.site.log_path(host, name)
         reload = olds is not None and self.exists(olds) and only_reloadable(olds, props)
         if not reload:
             handle.stop(host, name)
@@ -61,7 +61,7 @@ class ProcessProvider(LabProvider):
         """Stop the process and remove its files, keys among them."""
         handle, host, name = LabHandle(props), str(props["host"]), str(props["name"])
         handle.stop(host, name)
-        shutil.rmtree(handle.files_dir(host, name), ignore_errors=True)
+        shutil.rmtree(handle.site.files_dir(host, name), ignore_errors=True)
 
 
 def await_ready(handle: LabHandle, props: Mapping[str, Any], log: Path) -> None:

@@ -29,13 +29,26 @@ class LabSite:
         """Return the inputs that every resource of the lab has."""
         return {"run": self.run, "rung": self.rung.value, "name": name}
 
+    def files_dir(self, host: str, name: str) -> Path:
+        """Return the directory of a process's files; it is private to this user."""
+        return state.run_dir(self.run) / "files" / f"{host}-{name}"
+
+    def log_path(self, host: str, name: str) -> Path:
+        """Return the log of a process."""
+        return state.run_dir(self.run) / "log" / f"{host}-{name}.log"
+
 
 class LabHandle:
     """One run, as the resources of a stack see it. Looking never changes anything."""
 
     def __init__(self, props: dict[str, Any]) -> None:
-        self.run = str(props["run"])
-        self.lab = Lab(self.run, rung=Rung(props["rung"]), persistent=True)
+        self.site = LabSite(run=str(props["run"]), rung=Rung(props["rung"]))
+        self.lab = Lab(self.site.run, rung=self.site.rung, persistent=True)
+
+    @property
+    def run(self) -> str:
+        """The run's name."""
+        return self.site.run
 
     def open(self) -> None:
         """Reap what dead runs left, and begin the run unless it has begun."""
@@ -84,14 +97,6 @@ class LabHandle:
         """Stop a process and forget it; no error where there is none."""
         if self._process(self.record(), host, name) is not None:
             self.lab.remove_process(host, name)
-
-    def files_dir(self, host: str, name: str) -> Path:
-        """Return the directory of a process's files; it is private to this user."""
-        return state.run_dir(self.run) / "files" / f"{host}-{name}"
-
-    def log_path(self, host: str, name: str) -> Path:
-        """Return the log of a process."""
-        return state.run_dir(self.run) / "log" / f"{host}-{name}.log"
 
     @staticmethod
     def _process(record: RunRecord | None, host: str, name: str) -> ProcessRecord | None:
