@@ -69,7 +69,8 @@ class StunResponder:
 
     Args:
         primary: the relay's own socket; answers leave through it.
-        alternate_port: UDP port of the second socket; 0 asks for an ephemeral one.
+        alternate_port: UDP port of the second socket; 0 asks for an ephemeral one, None for none: then clients learn
+            their own address and nothing else.
         alternate_addr: second local address, or None: then only the port part of RFC 5780 can be offered.
         external_ip: address by which clients know the primary one, where a 1:1 NAT hides it.
         clock: monotonic seconds.
@@ -83,7 +84,7 @@ class StunResponder:
         self,
         primary: UdpSocket,
         *,
-        alternate_port: int,
+        alternate_port: int | None,
         clock: Callable[[], float],
         alternate_addr: str | None = None,
         external_ip: str | None = None,
@@ -110,6 +111,8 @@ class StunResponder:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Open the alternate sockets and answer on them."""
         self._loop = loop
+        if self._alternate_port is None:
+            return
         host, port = self._primary.local_address
         try:
             self._open((0, 1), host, self._alternate_port, "alternate_port")

@@ -32,7 +32,7 @@ MAX_BATCH_PACKETS: Final = 64
 MIN_MTU_BYTES: Final = 576
 
 
-class TunError(Exception):
+class TunError(OSError):
     """The device cannot be had; the text names the remedy."""
 
 

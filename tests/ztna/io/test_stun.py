@@ -125,6 +125,20 @@ async def test_one_address_offers_its_other_port_and_refuses_to_change_address()
         assert struct.pack("!HHH", 0x000A, 2, 3) in answer[0]
 
 
+async def test_without_alternate_port_clients_learn_their_own_address_only() -> None:
+    udp = UdpSocket(PRIMARY, 0)
+    responder = StunResponder(udp, alternate_port=None, clock=time.monotonic)
+    responder.start(asyncio.get_running_loop())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.bind((PRIMARY, 0))
+        client.settimeout(5)
+        assert responder.handle(request(), client.getsockname())
+        attributes = stun.parse_message(await asyncio.to_thread(client.recv, 2048)).attributes
+        assert attributes["XOR-MAPPED-ADDRESS"] == client.getsockname()
+    assert "OTHER-ADDRESS" not in attributes
+    udp.close()
+
+
 async def test_whole_classification_over_loopback_is_public() -> None:
     async with serving() as server:
         mapping, filtering = StunClient((PRIMARY, 0)), StunClient((PRIMARY, 0))

@@ -1,0 +1,240 @@
+"""The connector process: dials out from beside the services and carries agents' packets to their backends.
+
+Flow: relay -> uplink -> packet gateway -> backend sockets, and back. Each batch of packets is processed whole and
+answered with one transmit. While the congestion window is shut, TCP data stays with the gateway, which closes the
+agents' windows' counterpart, the backends' sockets, and UDP answers are dropped and counted.
+
+Its UDP port also answers raw binding requests and keepalives of agents, but only when P2P certificates are configured:
+only from hosts that an offer relayed by the intermediate has named as a candidate, from those for a bounded time, and
+each host within a token bucket. Everybody else gets silence, so the port can neither be found nor used as a reflector.
+"""
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, Final
+
+from ztna.config import ConfigError, ConnectorConfig, apply_limits, load_connector
+from ztna.config_types import ServiceConfig
+from ztna.io.backend import BackendSockets
+from ztna.io.client_role import client_settings, run_role, uplink_not_ready, uplink_samples, uplink_status
+from ztna.io.lazy_timer import LazyTimer
+from ztna.io.logs import Logger
+from ztna.io.metrics import Sample, counters_of
+from ztna.io.quic_types import ConnectionLimits
+from ztna.io.resolve import BackendNames
+from ztna.io.udp import Address, UdpSocket
+from ztna.io.uplink import Uplink
+from ztna.proto.connector import ConnectorControl
+from ztna.proto.gateway import Gateway
+from ztna.proto.gateway_types import Backend, EmitPacket, GatewayLimits, GatewayService, PortRule
+from ztna.proto.limits import ConnectorLimits
+from ztna.proto.p2p import is_control
+from ztna.proto.signalling import SocketAddress
+
+INITIAL_BUDGET_BYTES: Final = 1158
+# The relays in the field drop larger packets on the leg to the agent, whatever ours to the relay takes.
+MAX_BUDGET_BYTES: Final = 1306
+
+
+class Connector:
+    """One connector; see the module for its flow.
+
+    Raises:
+        ConfigError: two services share a virtual IP, a limit is unknown, or a certificate cannot be used.
+        UdpBindError: the UDP port cannot be bound.
+    """
+
+    def __init__(
+        self,
+        config: ConnectorConfig,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        log: Logger,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._loop = loop
+        self._log = log
+        self._clock = clock
+        self._started = clock()
+        limits = apply_limits(config.limits, ConnectorLimits(), GatewayLimits(), ConnectionLimits())
+        control_limits, gateway_limits, self._connection_limits = limits
+        client_settings(config)
+        services = [gateway_service(service) for service in config.services]
+        try:
+            self.gateway = Gateway(
+                services, budget_bytes=INITIAL_BUDGET_BYTES, random=os.urandom, limits=gateway_limits
+            )
+        except ValueError as exc:
+            raise ConfigError(f"services: {exc}") from exc
+        self.control = ConnectorControl(
+            [service.id for service in config.services], random=random.random, limits=control_limits
+        )
+        self._p2p_enabled = config.p2p.certificate is not None
+        self.udp = UdpSocket(config.bind_addr, config.p2p.port, purpose="p2p.port")
+        self.names = BackendNames({backend.host for service in services for backend in _backends(service)})
+        self.sockets = BackendSockets(
+            self.gateway, self.names, loop=loop, clock=clock, on_input=self._drain_soon, congested=self._congested
+        )
+        self.uplink = Uplink(
+            self.udp,
+            control=self.control,
+            relay=config.relay,
+            settings=lambda: client_settings(config, self._connection_limits),
+            owner=self,
+            log=log,
+            loop=loop,
+            clock=clock,
+        )
+        self._gateway_timer = LazyTimer(loop, clock, self._gateway_due)
+        self._drain_scheduled = False
+
+    async def start(self) -> None:
+        """Resolve the backends' names and dial the relay."""
+        await self.names.start()
+        self.uplink.start()
+
+    async def close(self) -> None:
+        """Send the close frame and release every socket."""
+        await self.uplink.close()
+        await self.names.close()
+        self._gateway_timer.close()
+        self.sockets.close()
+
+    def not_ready(self) -> str | None:
+        """None when connected and registered for every service, else why not."""
+        return uplink_not_ready(self.uplink)
+
+    def status(self) -> Mapping[str, Any]:
+        """The connector's part of /status."""
+        virtual_ips = {service.id: service.virtual_ip for service in self._config.services}
+        return {
+            **uplink_status(self.uplink, self.udp, virtual_ips),
+            "p2p": self._p2p_enabled,
+            "sessions": {"udp": self.sockets.udp_open, "tcp": self.sockets.tcp_open},
+            "counters": {name: value for name, value in _stats(self.gateway.stats).items() if value},
+            "control": {name: value for name, value in self.control.stats.as_dict().items() if value},
+        }
+
+    def samples(self) -> list[Sample]:
+        """Metrics; the first five have the names that dashboards of connectors in the field use."""
+        stats, sockets = self.gateway.stats, self.sockets.counters
+        forwarded = sockets.tcp_bytes_sent + sockets.tcp_bytes_received
+        prefix = "ztna_connector"
+        return [
+            Sample(f"{prefix}_forwarded_packets", "Packets from agents to backends", stats.packets_in),
+            Sample(
+                f"{prefix}_forwarded_bytes", "TCP payload both ways and packets from agents", forwarded + stats.bytes_in
+            ),
+            Sample(f"{prefix}_tcp_sessions", "TCP sessions opened", stats.tcp_sessions_opened),
+            Sample(f"{prefix}_tcp_errors", "TCP sessions that ended by a reset", stats.tcp_sessions_reset),
+            Sample(f"{prefix}_udp_flows_open", "UDP flows now", self.sockets.udp_open, "gauge"),
+            Sample(f"{prefix}_tcp_sessions_open", "TCP sessions now", self.sockets.tcp_open, "gauge"),
+            *counters_of(f"{prefix}_gateway", "Packet gateway", stats),
+            *counters_of(f"{prefix}_backend", "Backend sockets", sockets),
+            *counters_of(f"{prefix}_control", "Control", self.control.stats),
+            *uplink_samples(prefix, self.uplink, self.udp, self._started),
+        ]
+
+    # uplink owner
+
+    def dialled(self, relay: Address) -> None:
+        """Tell the control core which addresses its candidates may name."""
+        external = self._config.external_ip
+        port = self.udp.local_address[1]
+        self.control.set_addresses(
+            self.udp.local_address, relay=relay, external=None if external is None else (external, port)
+        )
+
+    def packet_received(self, packet: bytes) -> None:
+        """A packet of an agent."""
+        self.gateway.packet_received(packet, self._clock())
+
+    def payload_limit_changed(self, max_bytes: int) -> None:
+        """Let answers be as large as the relay leg takes."""
+        self.gateway.set_budget(min(max_bytes, MAX_BUDGET_BYTES))
+
+    def batch_ended(self) -> None:
+        """Carry out what the batch led to, so that it leaves with this batch's transmit."""
+        self._drain()
+
+    def non_quic(self, data: bytes, source: Address) -> bool:
+        """Raw checks and keepalives of agents; see the module for who gets an answer."""
+        if not self._p2p_enabled or not is_control(data):
+            return False
+        answer = self.control.p2p.datagram_received(data, SocketAddress(*source), self._clock())
+        if answer is not None:
+            self.udp.send(answer, source)
+        return True
+
+    # gateway
+
+    def _congested(self) -> bool:
+        return self.uplink.congested
+
+    def _drain(self) -> None:
+        gateway, sockets, uplink, control = self.gateway, self.sockets, self.uplink, self.control
+        while not uplink.congested and (command := gateway.next_command()) is not None:
+            if type(command) is EmitPacket:
+                payload = control.wrap(command.packet)
+                if payload is not None:
+                    uplink.send(payload)
+            else:
+                sockets.execute(command)
+        self._gateway_timer.arm(gateway.get_timer())
+
+    def _drain_soon(self) -> None:
+        """A socket spoke: drain once all sockets that are ready in this turn of the loop have."""
+        if not self._drain_scheduled:
+            self._drain_scheduled = True
+            self._loop.call_soon(self._drain_now)
+
+    def _drain_now(self) -> None:
+        self._drain_scheduled = False
+        self._drain()
+        self.uplink.endpoint.flush()
+
+    def _gateway_due(self) -> None:
+        self.gateway.handle_timer(self._clock())
+        self._drain_now()
+
+
+def gateway_service(service: ServiceConfig) -> GatewayService:
+    """A service of the config as the gateway takes it."""
+    return GatewayService(
+        id=service.id,
+        virtual_ip=None if service.virtual_ip is None else int(IPv4Address(service.virtual_ip)),
+        backend=None if service.backend is None else Backend(*service.backend),
+        ports=tuple(
+            PortRule("tcp" if rule.protocol == "tcp" else "udp", rule.port, Backend(*rule.backend))
+            for rule in service.ports or ()
+        ),
+        protocol=_protocol(service.protocol),
+    )
+
+
+def _protocol(text: str) -> Any:
+    return text if text in ("tcp", "udp") else "any"
+
+
+def _backends(service: GatewayService) -> list[Backend]:
+    return [rule.backend for rule in service.ports] + ([service.backend] if service.backend is not None else [])
+
+
+def _stats(stats: Any) -> dict[str, int]:
+    return {name: getattr(stats, name) for name in stats.__slots__}
+
+
+def run(config: ConnectorConfig | Path) -> int:
+    """Run a connector until SIGTERM or SIGINT; returns 0.
+
+    Raises:
+        ConfigError, UdpBindError, HttpBindError: it could not start; the text has the remedy.
+    """
+    loaded = load_connector(config) if isinstance(config, Path) else config
+    return run_role("connector", loaded, lambda loop, log: Connector(loaded, loop=loop, log=log))

@@ -1,0 +1,377 @@
+"""One connection to the intermediate, kept up: what the shells of agent and connector share.
+
+Flow: dial -> Connected -> the control core registers -> packets both ways -> lost (close frame, silence, or the relay
+answers STUN but acknowledges nothing) -> wait (jittered, growing) -> dial. While waiting after a silent loss the relay
+is asked by STUN once or twice a second, so that its return is noticed at once however long the wait has become.
+
+Everything runs in the endpoint's batches: packets received are processed, then one transmit.
+"""
+
+import asyncio
+import random
+import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from aioice import stun
+
+from ztna.config_types import RelayAddress
+from ztna.io.lazy_timer import LazyTimer
+from ztna.io.logs import Logger
+from ztna.io.quic import QuicEndpoint
+from ztna.io.quic_peer import Peer
+from ztna.io.quic_types import (
+    ClientSettings,
+    Closed,
+    Connected,
+    DatagramReceived,
+    PayloadLimit,
+    PeerEvent,
+    StreamReceived,
+)
+from ztna.io.stun import looks_like_stun
+from ztna.io.udp import Address, UdpSocket
+from ztna.proto.client import (
+    ClientControl,
+    DeliverPacket,
+    Denied,
+    Note,
+    Observed,
+    ReconnectAt,
+    Registered,
+    SendDatagram,
+    SendStream,
+)
+from ztna.proto.liveness import Liveness, Verdict
+
+FAST_HANDSHAKE_S: Final = 3.0
+STUN_EVERY_S: Final = 0.5
+RETURN_JITTER_S: Final = 0.2
+DRAIN_S: Final = 1.0
+SETTLE_S: Final = 0.1
+CONGESTED_PACKETS: Final = 48
+
+
+class Owner(Protocol):
+    """The role behind an uplink; every method is called within a batch and must not raise."""
+
+    def dialled(self, relay: Address) -> None:
+        """A connection to this address of the relay was begun."""
+
+    def packet_received(self, packet: bytes) -> None:
+        """An IP packet arrived for the local side."""
+
+    def payload_limit_changed(self, max_bytes: int) -> None:
+        """DATAGRAM payloads may be this large now."""
+
+    def batch_ended(self) -> None:
+        """A batch was processed and will be transmitted after this: the last chance to add to it."""
+
+    def non_quic(self, data: bytes, source: Address) -> bool:
+        """A datagram that is not QUIC and not an answer to us; True if it was taken."""
+
+
+@dataclass(slots=True)
+class UplinkCounters:
+    """Attempts and losses of the connection."""
+
+    dials: int = 0
+    resolve_errors: int = 0
+    lost_silent: int = 0
+    lost_closed: int = 0
+    stun_probes: int = 0
+    stun_answers: int = 0
+    problems: int = 0
+
+
+class Uplink:
+    """Keeps one role connected.
+
+    Args:
+        udp: the socket all attempts share, so that a NAT keeps one mapping.
+        control: the role's control core; the uplink executes its commands.
+        relay: where to dial; its name is resolved at each attempt.
+        settings: gives the QUIC settings of the next attempt, with certificates as they are on disk now.
+        owner: gets packets and batch ends.
+    """
+
+    def __init__(
+        self,
+        udp: UdpSocket,
+        *,
+        control: ClientControl,
+        relay: RelayAddress,
+        settings: Callable[[], ClientSettings],
+        owner: Owner,
+        log: Logger,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float],
+    ) -> None:
+        self.counters = UplinkCounters()
+        self.control = control
+        self.relay_address: Address | None = None
+        self.last_problem = "connecting"
+        self.endpoint = QuicEndpoint(
+            udp,
+            on_event=self._on_event,
+            on_datagram=self._on_datagram,
+            on_batch_end=self._on_batch_end,
+            on_problem=self._on_problem,
+            non_quic=self._non_quic,
+            clock=clock,
+            loop=loop,
+        )
+        self._relay = relay
+        self._settings = settings
+        self._owner = owner
+        self._log = log
+        self._loop = loop
+        self._clock = clock
+        self._peer: Peer | None = None
+        self._liveness: Liveness | None = None
+        self._closing = False
+        self._fast = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._control_timer = LazyTimer(loop, clock, self._control_due)
+        self._check_timer: asyncio.TimerHandle | None = None
+        self._dial_timer: asyncio.TimerHandle | None = None
+        self._stun_timer: asyncio.TimerHandle | None = None
+        self._stun_ids: set[bytes] = set()
+
+    @property
+    def peer(self) -> Peer | None:
+        """The connection, while it is established."""
+        return self._peer if self._peer is not None and self._peer.established else None
+
+    @property
+    def congested(self) -> bool:
+        """Whether so many DATAGRAMs wait for the congestion window that more would only displace them."""
+        return self._peer is not None and self._peer.connection.datagrams_waiting >= CONGESTED_PACKETS
+
+    def start(self) -> None:
+        """Begin to receive and dial for the first time."""
+        self.endpoint.start()
+        self._dial()
+
+    def send(self, payload: bytes) -> bool:
+        """Queue one DATAGRAM payload; False when there is no connection or it is too large (counted by the peer)."""
+        return self._peer is not None and self._peer.send_datagram(payload)
+
+    def pump(self) -> None:
+        """Execute the control core's commands and set its timer; for callers outside a batch too."""
+        control = self.control
+        while (command := control.next_command()) is not None:
+            self._execute(command)
+        self._control_timer.arm(control.get_timer())
+
+    async def close(self, reason: str = "shutting down") -> None:
+        """Tell the relay, wait briefly for the close frame to be out, and stop."""
+        self._closing = True
+        self._control_timer.close()
+        for timer in (self._check_timer, self._dial_timer, self._stun_timer):
+            if timer is not None:
+                timer.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._peer is not None and not self._peer.closed:
+            self._peer.close(0, reason)
+            self.endpoint.flush()
+            # One repetition covers the loss of the first close frame; nobody has to wait for the closing period.
+            await asyncio.sleep(SETTLE_S)
+        self.endpoint.close()
+
+    # dialling
+
+    def _dial(self) -> None:
+        self._dial_timer = None
+        self._stop_stun()
+        task = self._loop.create_task(self._resolve_and_connect())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _resolve_and_connect(self) -> None:
+        try:
+            found = await self._loop.getaddrinfo(
+                self._relay.host, self._relay.port, family=socket.AF_INET, type=socket.SOCK_DGRAM
+            )
+            settings = self._settings()
+        except Exception as exc:
+            self.counters.resolve_errors += 1
+            self._failed(f"cannot dial {self._relay.host}: {exc}")
+            return
+        self.relay_address = (str(found[0][4][0]), int(found[0][4][1]))
+        if self._fast:
+            settings = replace(settings, handshake_timeout_s=FAST_HANDSHAKE_S)
+        self.counters.dials += 1
+        self._peer = self.endpoint.connect(self.relay_address, settings)
+        self._owner.dialled(self.relay_address)
+
+    def _failed(self, reason: str) -> None:
+        """An attempt or a connection ended: let the control core say when to try again."""
+        self.last_problem = reason
+        self._peer = None
+        self._liveness = None
+        if self._check_timer is not None:
+            self._check_timer.cancel()
+            self._check_timer = None
+        if not self._closing:
+            self._log.warning("relay_lost", reason=reason)
+            self.control.disconnected(self._clock())
+            self.pump()
+
+    def _reconnect_at(self, due: float) -> None:
+        if self._closing:
+            return
+        self._dial_timer = self._loop.call_later(max(0.0, due - self._clock()), self._dial)
+        if self._fast and self.relay_address is not None:
+            self._stun_timer = self._loop.call_later(random.uniform(0, STUN_EVERY_S), self._ask_whether_back)  # noqa: S311
+
+    def _ask_whether_back(self) -> None:
+        self._send_stun()
+        self._stun_timer = self._loop.call_later(STUN_EVERY_S, self._ask_whether_back)
+
+    def _stop_stun(self) -> None:
+        self._stun_ids.clear()
+        if self._stun_timer is not None:
+            self._stun_timer.cancel()
+            self._stun_timer = None
+
+    def _send_stun(self) -> None:
+        if self.relay_address is None:
+            return
+        if len(self._stun_ids) >= 16:
+            self._stun_ids.clear()
+        transaction = secrets.token_bytes(12)
+        self._stun_ids.add(transaction)
+        self.counters.stun_probes += 1
+        request = stun.Message(stun.Method.BINDING, stun.Class.REQUEST, transaction)
+        self.endpoint.udp.send(bytes(request), self.relay_address)
+
+    def _stun_answered(self) -> None:
+        self.counters.stun_answers += 1
+        if self._liveness is not None:
+            self._liveness.stun_answered()
+        elif self._dial_timer is not None and not self._closing:
+            self._dial_timer.cancel()
+            # All clients of a relay notice its return together; they should not all arrive in one instant.
+            self._dial_timer = self._loop.call_later(random.uniform(0, RETURN_JITTER_S), self._dial)  # noqa: S311
+            self._stop_stun()
+
+    # events of the endpoint
+
+    def _on_event(self, peer: Peer, event: PeerEvent) -> None:
+        if peer is not self._peer:
+            return
+        now = self._clock()
+        if isinstance(event, DatagramReceived):
+            self.control.datagram_received(event.data, now)
+        elif isinstance(event, StreamReceived):
+            self.control.stream_received(event.stream_id, event.data, event.fin, now)
+        elif isinstance(event, Connected):
+            self._connected(peer, now)
+        elif isinstance(event, PayloadLimit):
+            self._set_payload_limit(event.max_bytes)
+        elif isinstance(event, Closed):
+            self._closed(peer, event)
+
+    def _on_datagram(self, peer: Peer, data: bytes) -> None:
+        if peer is self._peer:
+            self.control.datagram_received(data, self._clock())
+
+    def _on_batch_end(self) -> None:
+        self.pump()
+        self._owner.batch_ended()
+
+    def _on_problem(self, where: str, exc: Exception) -> None:
+        self.counters.problems += 1
+        self._log.warning("problem", where=where, detail=repr(exc))
+
+    def _non_quic(self, data: bytes, source: Address) -> bool:
+        if source == self.relay_address and looks_like_stun(data):
+            if data[8:20] in self._stun_ids:
+                self._stun_ids.discard(data[8:20])
+                self._stun_answered()
+            return True
+        return self._owner.non_quic(data, source)
+
+    def _connected(self, peer: Peer, now: float) -> None:
+        self._fast = False
+        self.last_problem = "registering"
+        self._liveness = Liveness(now)
+        self._log.info("relay_connected", max_payload_bytes=peer.max_datagram_payload)
+        self.control.connected(now)
+        self._set_payload_limit(peer.max_datagram_payload)
+        self._check_timer = self._loop.call_later(self._liveness.interval_s, self._check)
+
+    def _closed(self, peer: Peer, event: Closed) -> None:
+        self.counters.lost_closed += 1
+        # A relay that goes away says so with code 0, or says nothing in time; any other code is a refusal to respect.
+        self._fast = event.code == 0 and (peer.established or not event.by_peer)
+        reason = event.reason or ("closed by the relay" if event.by_peer else "no answer")
+        self._failed(f"{reason} (code {event.code:#x})" if event.code else reason)
+
+    def _set_payload_limit(self, max_bytes: int) -> None:
+        self.control.set_budget(max_bytes)
+        self._owner.payload_limit_changed(max_bytes)
+
+    # liveness
+
+    def _check(self) -> None:
+        peer, liveness = self._peer, self._liveness
+        if peer is None or liveness is None:
+            return
+        verdict = liveness.check(
+            self._clock(),
+            sent=peer.datagrams_sent,
+            received=peer.datagrams_received,
+            timeouts=peer.connection.pto_count,
+            rtt_s=peer.rtt_s,
+        )
+        self._check_timer = self._loop.call_later(liveness.interval_s, self._check)
+        if verdict is Verdict.LOST:
+            self._give_up(peer)
+        elif verdict is not Verdict.ALIVE:
+            peer.ping()
+            if verdict is Verdict.PROBE:
+                self._send_stun()
+
+    def _give_up(self, peer: Peer) -> None:
+        self.counters.lost_silent += 1
+        self._fast = True
+        # No longer ours before it closes: its Closed event is then nobody's.
+        self._peer = None
+        peer.close(0, "relay is silent")
+        self._failed("the relay is silent")
+
+    # commands of the control core
+
+    def _control_due(self) -> None:
+        self.control.handle_timer(self._clock())
+        self.pump()
+
+    def _execute(self, command: object) -> None:
+        match command:
+            case DeliverPacket(packet):
+                self._owner.packet_received(packet)
+            case SendDatagram(data):
+                self.send(data)
+            case SendStream(stream_id, data):
+                self._send_stream(stream_id, data)
+            case Registered(service):
+                self._log.info("registered", service=service)
+            case Denied(service):
+                self._log.warning("registration_denied", service=service)
+            case Observed(address):
+                self._log.debug("observed_address", observed=f"{address.ip}:{address.port}")
+            case ReconnectAt(time):
+                self._reconnect_at(time)
+            case Note(level, event, fields):
+                getattr(self._log, level)(event, **fields)
+
+    def _send_stream(self, stream_id: int, data: bytes) -> None:
+        if self._peer is not None:
+            wanted = stream_id if self._peer.has_stream(stream_id) else None
+            self._peer.send_stream(wanted, data)
