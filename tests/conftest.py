@@ -27,12 +27,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if LAB_TESTS in item.path.parents:
             item.add_marker("lab")
     rung = detect().rung
-    missing = {Rung.ROOT: set(), Rung.ROOTLESS: {"root"}, Rung.LOOPBACK: {"root", "lab"}}[rung]
-    dropped = [item for item in items if missing & set(item.keywords)]
+    missing = {Rung.ROOT: (), Rung.ROOTLESS: ("root",), Rung.LOOPBACK: ("root", "lab")}[rung]
+    dropped = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
     if dropped:
         _left_out[f"they need a better rung of the lab than {_why()}"] = len(dropped)
         config.hook.pytest_deselected(items=dropped)
-        items[:] = [item for item in items if not missing & set(item.keywords)]
+        items[:] = [item for item in items if item not in dropped]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
