@@ -89,7 +89,7 @@ class _Sockets:
         return number
 
     def send(self, port: int, text: str, to: list[Any], source: str | None) -> bool:
-        self.udp[port].sendto(text.encode(), tuple(to))
+        self.udp[port].sendto(text.encode("latin-1"), tuple(to))
         return True
 
     def receive(self, port: int, timeout_s: float) -> list[Any] | None:
@@ -98,7 +98,7 @@ class _Sockets:
             data, (address, number) = self.udp[port].recvfrom(65536)
         except TimeoutError:
             return None
-        return [data.decode(), address, number]
+        return [data.decode("latin-1"), address, number]
 
     def refused(self, to: list[Any], timeout_s: float) -> bool:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
