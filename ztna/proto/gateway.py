@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from ztna.proto.gateway_context import GatewayContext, ServiceTable
+from ztna.proto.gateway_context import GatewayContext, ServiceTable, refuse_segment, send_mss
 from ztna.proto.gateway_echo import EchoResponder
-from ztna.proto.gateway_tcp import TcpSessions
+from ztna.proto.gateway_tcp import TcpAdmission
 from ztna.proto.gateway_types import (
     Backend,
     Command,
@@ -30,7 +30,8 @@ from ztna.proto.packet import (
     well_formed,
 )
 from ztna.proto.packet_fragments import Reassembler
-from ztna.proto.tcp_segment import RST, SYN, parse_tcp, ports_of
+from ztna.proto.tcp_segment import HEADERS_BYTES, RST, SYN, parse_tcp, ports_of
+from ztna.proto.tcp_table import TcpTable
 
 __all__ = ["Gateway"]
 
@@ -66,7 +67,8 @@ class Gateway:
         self._context = GatewayContext(max(budget_bytes, MIN_BUDGET_BYTES), self.limits, random)
         self._commands = self._context.commands
         self._udp = UdpFlows(self._context)
-        self._tcp = TcpSessions(self._context)
+        self._tcp = TcpTable(self._context)
+        self._admission = TcpAdmission(self._context, self._tcp)
         self._echo = EchoResponder(self._context)
         self._fragments = Reassembler(self.limits.reassembly_bytes, self.limits.reassembly_s)
         self._now = 0.0
@@ -103,7 +105,8 @@ class Gateway:
     def set_budget(self, budget_bytes: int) -> None:
         """Set the largest IP packet that fits one DATAGRAM; call again when the path's limit changes."""
         self._context.budget_bytes = max(budget_bytes, MIN_BUDGET_BYTES)
-        self._tcp.budget_changed()
+        for session in self._tcp.sessions:
+            session.endpoint.set_send_mss(send_mss(self._context.budget_bytes))
 
     # -- from the agents -----------------------------------------------------------------------------------------------
 
@@ -169,22 +172,23 @@ class Gateway:
             return
         source_port, destination_port = ports_of(ip.payload)
         key = (ip.source, source_port, ip.destination, destination_port)
-        if self._tcp.known(key, segment, now):
+        if self._tcp.received(key, segment, now):
             return
         if not segment.flags & SYN or segment.flags & RST:
-            self._tcp.unknown(key, segment, now)
+            context.stats.dropped_no_session += 1
+            refuse_segment(context, key, segment, now)
             return
         service = self._services.service(ip.destination)
         if service is None:
             context.stats.dropped_no_service += 1
-            self._tcp.refuse(key, segment, now)
+            refuse_segment(context, key, segment, now)
             return
         backend = self._services.backend(service, TCP, destination_port)
         if backend is None:
             context.stats.dropped_port_refused += 1
-            self._tcp.refuse(key, segment, now)
+            refuse_segment(context, key, segment, now)
             return
-        self._tcp.open(key, segment, service, backend, now)
+        self._admission.open(key, segment, service, backend, now)
 
     def _icmp_received(self, ip: Ipv4Packet, packet: bytes, now: float) -> None:
         context = self._context
@@ -209,7 +213,11 @@ class Gateway:
             self._context.stats.dropped_protocol += 1
             return
         _, source, source_port, destination, destination_port = flow
-        self._tcp.path_limit((destination, destination_port, source, source_port), mtu_bytes)
+        session = self._tcp.find((destination, destination_port, source, source_port))
+        if session is not None:
+            # Believed down to the size every host must take.
+            fits = max(mtu_bytes, MIN_BUDGET_BYTES) - HEADERS_BYTES
+            session.endpoint.set_send_mss(min(send_mss(self._context.budget_bytes), fits))
 
     # -- from the backends ---------------------------------------------------------------------------------------------
 
@@ -230,15 +238,17 @@ class Gateway:
     def tcp_connected(self, session: int, now: float) -> None:
         """The backend accepted: the handshake with the agent goes on."""
         self._now = now
-        backend = self._tcp.backend_of(session)
-        if backend is not None:
-            self._echo.alive(backend, now)
+        known = self._tcp.get(session)
+        if known is not None and known.backend is not None:
+            self._echo.alive(known.backend, now)
         self._tcp.connected(session, now)
 
     def tcp_failed(self, session: int, error: SocketError, now: float) -> None:
         """The backend did not accept: the agent is refused. The shell has already forgotten the session."""
         self._now = now
-        self._judge(self._tcp.backend_of(session), error, now)
+        known = self._tcp.get(session)
+        if known is not None:
+            self._judge(known.backend, error, now)
         self._tcp.broken(session)
 
     def tcp_data(self, session: int, data: bytes, now: float) -> None:
@@ -302,5 +312,5 @@ class Gateway:
         while not commands:
             if not self._tcp.dirty:
                 return None
-            self._tcp.flush(self._now)
+            self._tcp.flush_next(self._now)
         return commands.popleft()

@@ -4,7 +4,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ztna.proto.gateway_types import Backend, Command, EmitPacket, GatewayLimits, GatewayService, GatewayStats
+from ztna.proto.gateway_types import (
+    LEGACY_RELAY_BUDGET_BYTES,
+    Backend,
+    Command,
+    EmitPacket,
+    GatewayLimits,
+    GatewayService,
+    GatewayStats,
+)
 from ztna.proto.packet import (
     ICMP,
     TCP,
@@ -17,10 +25,12 @@ from ztna.proto.packet import (
     udp_payload,
 )
 from ztna.proto.packet_fragments import fragment
+from ztna.proto.tcp_segment import HEADERS_BYTES, Segment, SegmentBuilder, rst_for
 
-__all__ = ["GatewayContext", "ServiceTable"]
+__all__ = ["GatewayContext", "ServiceTable", "refuse_segment", "send_mss"]
 
 _MAX_UDP_DATA: Final = 65507
+_LEAST_TCP_BUFFER: Final = 16 * 1024
 
 
 class ServiceTable:
@@ -138,3 +148,22 @@ class GatewayContext:
             packet = build_unreachable(source, original, code)
             if packet is not None and len(packet) <= self.budget_bytes:
                 self.emit(packet)
+
+    def tcp_buffer_share(self, sessions: int) -> int:
+        """Return how large each buffer of one more session may be, so that all together stay within the limit."""
+        limits = self.limits
+        share = limits.tcp_buffers_total_bytes // (2 * (sessions + 1))
+        return max(min(limits.tcp_buffer_bytes, share), _LEAST_TCP_BUFFER)
+
+
+def send_mss(budget_bytes: int) -> int:
+    """Return the largest TCP payload that fits our DATAGRAMs and those of relays in the field."""
+    return min(budget_bytes, LEGACY_RELAY_BUDGET_BYTES) - HEADERS_BYTES
+
+
+def refuse_segment(context: GatewayContext, key: tuple[int, int, int, int], segment: Segment, now: float) -> None:
+    """Answer a segment with a reset (RFC 9293 s3.10.7.1), within the rate for errors; `key` as in the packet."""
+    reply = rst_for(segment)
+    if reply is not None and context.may_send_error(now):
+        source, source_port, destination, destination_port = key
+        context.emit(SegmentBuilder(destination, destination_port, source, source_port).build(reply))

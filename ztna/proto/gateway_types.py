@@ -17,6 +17,7 @@ __all__ = [
     "CloseTcp",
     "CloseUdp",
     "Command",
+    "EchoReceived",
     "EmitPacket",
     "GatewayLimits",
     "GatewayService",
@@ -30,6 +31,9 @@ __all__ = [
     "SendUdp",
     "ShutdownTcp",
     "SocketError",
+    "TcpFailed",
+    "TcpOpened",
+    "UdpFailed",
     "WriteTcp",
 ]
 
@@ -169,7 +173,7 @@ class AbortTcp(NamedTuple):
 
 
 class CloseTcp(NamedTuple):
-    """Both directions have ended in order: close the socket and forget the session."""
+    """Both directions have ended in order and all is written: close the socket and forget the session."""
 
     session: int
 
@@ -184,6 +188,36 @@ class ResumeTcp(NamedTuple):
     """Read from the backend again."""
 
     session: int
+
+
+class TcpOpened(NamedTuple):
+    """User mode only: the service accepted the session's connection."""
+
+    session: int
+
+
+class TcpFailed(NamedTuple):
+    """User mode only: the service did not accept; forget the session."""
+
+    session: int
+    error: SocketError
+
+
+class UdpFailed(NamedTuple):
+    """User mode only: the service's side answered the flow's datagrams with an ICMP error; the flow stays open."""
+
+    flow: int
+    error: SocketError
+
+
+class EchoReceived(NamedTuple):
+    """User mode only: an ICMP echo was answered (`error` None) or came back as unreachable."""
+
+    address: int
+    identifier: int
+    sequence: int
+    data: bytes
+    error: SocketError | None
 
 
 class PingBackend(NamedTuple):
@@ -205,6 +239,10 @@ Command = (
     | PauseTcp
     | ResumeTcp
     | PingBackend
+    | TcpOpened
+    | TcpFailed
+    | UdpFailed
+    | EchoReceived
 )
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "build_unreachable",
     "checksum",
     "echo_reply_payload",
+    "echo_request_payload",
     "embedded_flow_key",
     "flow_key",
     "fragment_key",
@@ -312,9 +313,14 @@ def _build_icmp(kind: int, code: int, word: int, second: int, data: bytes) -> by
     return _ICMP.pack(kind, code, check, word, second) + data
 
 
+def echo_request_payload(identifier: int, sequence: int, data: bytes) -> bytes:
+    """Build the ICMP message of an echo, for `build_ipv4` or for fragments."""
+    return _build_icmp(ICMP_ECHO, 0, identifier, sequence, data)
+
+
 def build_echo_request(source: int, destination: int, identifier: int, sequence: int, data: bytes) -> bytes:
     """Build an ICMP echo packet."""
-    return build_ipv4(ICMP, source, destination, _build_icmp(ICMP_ECHO, 0, identifier, sequence, data))
+    return build_ipv4(ICMP, source, destination, echo_request_payload(identifier, sequence, data))
 
 
 def echo_reply_payload(identifier: int, sequence: int, data: bytes) -> bytes:

@@ -146,6 +146,11 @@ class TcpEndpoint:
         return self._phase == _CLOSED
 
     @property
+    def in_time_wait(self) -> bool:
+        """Whether both directions have ended and only stray segments are waited for."""
+        return self._phase == _TIME_WAIT
+
+    @property
     def buffered_bytes(self) -> int:
         """Bytes written and not acknowledged by the peer."""
         return self._send.buffered_bytes
