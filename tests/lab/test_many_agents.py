@@ -1,6 +1,7 @@
 """Twenty agents on one connector with three services: every echo comes back to its own agent."""
 
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,10 @@ import pytest
 
 from infra import ports
 from tests.support.bed import AGENT, CONNECTOR, RELAY, Bed, Service
+from tests.support.many_agents import SOURCE_PORT, Tally
+from tests.support.v1_clients import Profile
+from ztna.io.quic_types import ClientSettings
+from ztna.proto import packet
 
 AGENTS = tuple(f"agent-{number}" for number in range(1, 21))
 PACKETS = 20_000
@@ -44,3 +49,31 @@ def test_no_packet_of_20000_reaches_another_agent(tmp_path: Path) -> None:
     assert seen["given_up"] == 0
     assert seen["returned"] == PACKETS
     assert seen["problems"] == []
+
+
+def answer(*, agent: int, service: int, number: int, source: int, destination: int, port: int = ports.ECHO) -> bytes:
+    """The packet by which a service answers an agent."""
+    return packet.build_udp(source, port, destination, SOURCE_PORT, struct.pack("!HHI", agent, service, number))
+
+
+@pytest.mark.parametrize(
+    ("changes", "misrouted"),
+    [
+        ({}, 0),
+        ({"agent": 1}, 1),
+        ({"source": 0x0A000002}, 1),
+        ({"destination": 9}, 1),
+        ({"port": 1}, 1),
+        ({"service": 1}, 1),
+    ],
+)
+def test_the_tally_knows_whose_packet_it_is(changes: dict[str, int], misrouted: int) -> None:
+    services = {"a": 0x0A000001, "b": 0x0A000002}
+    profiles = [
+        Profile(name, ("relay", 1), number + 7, services, ClientSettings(b"")) for number, name in enumerate("xy")
+    ]
+    tally = Tally(profiles, [("a", ports.ECHO), ("b", ports.ECHO)])
+    tally.waiting[0].add((0, 3))
+    fields = {"agent": 0, "service": 0, "number": 3, "source": 0x0A000001, "destination": 7}
+    tally.take(profiles[0], answer(**(fields | changes)))
+    assert (tally.misrouted, tally.returned) == (misrouted, 1 - misrouted)

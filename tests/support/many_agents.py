@@ -25,26 +25,25 @@ TRIES = 8
 class Tally:
     """Which packets came back to whom."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
-        self.profiles = [Profile.from_json(value) for value in spec["profiles"]]
-        self.services: list[tuple[str, int]] = [(name, port) for name, port in spec["services"]]
-        self.numbers = {profile.name: number for number, profile in enumerate(self.profiles)}
-        self.waiting: list[set[tuple[int, int]]] = [set() for _ in self.profiles]
+    def __init__(self, profiles: list[Profile], services: list[tuple[str, int]]) -> None:
+        self.services = services
+        self.numbers = {profile.name: number for number, profile in enumerate(profiles)}
+        self.waiting: list[set[tuple[int, int]]] = [set() for _ in profiles]
         self.returned = self.misrouted = self.repeated = self.malformed = 0
         self.arrived = asyncio.Event()
 
-    def take(self, client: Client, data: bytes) -> None:
-        """One packet delivered to a client."""
+    def take(self, profile: Profile, data: bytes) -> None:
+        """One packet delivered to a client of this profile."""
         ip = packet.parse_ipv4(data)
         udp = packet.parse_udp(ip.source, ip.destination, ip.payload) if ip is not None else None
         if ip is None or udp is None or len(udp.payload) < _PAYLOAD.size:
             self.malformed += 1
             return
         agent, service, number = _PAYLOAD.unpack_from(udp.payload)
-        mine = self.numbers[client.profile.name]
+        mine = self.numbers[profile.name]
         name, port = self.services[service] if service < len(self.services) else ("", 0)
-        right_source = client.profile.services.get(name) == ip.source and udp.source_port == port
-        right_target = ip.destination == client.profile.virtual_ip and udp.destination_port == SOURCE_PORT
+        right_source = profile.services.get(name) == ip.source and udp.source_port == port
+        right_target = ip.destination == profile.virtual_ip and udp.destination_port == SOURCE_PORT
         if agent != mine or not right_source or not right_target:
             self.misrouted += 1
             return
@@ -58,10 +57,11 @@ class Tally:
 
 async def run(spec: dict[str, Any]) -> dict[str, Any]:
     """Connect all agents, let them all echo at once, count."""
-    tally = Tally(spec)
-    clients = Clients(spec["bind"], tally.take)
+    profiles = [Profile.from_json(value) for value in spec["profiles"]]
+    tally = Tally(profiles, [(name, port) for name, port in spec["services"]])
+    clients = Clients(spec["bind"], lambda client, data: tally.take(client.profile, data))
     started = time.monotonic()
-    agents = await asyncio.gather(*(clients.connect(profile) for profile in tally.profiles))
+    agents = await asyncio.gather(*(clients.connect(profile) for profile in profiles))
     connected_s = time.monotonic() - started
     per_agent = spec["packets"] // len(agents)
     lost = await asyncio.gather(*(_echo_all(tally, number, agent, per_agent) for number, agent in enumerate(agents)))
