@@ -82,9 +82,7 @@ class Agent:
         self._started = clock()
         control_limits, connection_limits = apply_limits(config.limits, AgentLimits(), ConnectionLimits())
         client_settings(config)
-        self.control = AgentControl(
-            self.virtual_ips, self.virtual_ip, random=random.random, limits=control_limits
-        )
+        self.control = AgentControl(self.virtual_ips, self.virtual_ip, random=random.random, limits=control_limits)
         self.udp = UdpSocket(ANY_ADDRESS, 0)
         self.uplink = Uplink(
             self.udp,
@@ -206,7 +204,7 @@ class TunSide:
 
     def batch_ended(self) -> None:
         """Read the device again once the congestion window has opened."""
-        if self._paused and not self._agent.uplink.congested:
+        if self._paused and self._agent.uplink.room:
             self._paused = False
             self._device.resume()
 
@@ -223,7 +221,7 @@ class TunSide:
         agent = self._agent
         agent.send_packets(batch)
         agent.flush()
-        if agent.uplink.congested:
+        if not agent.uplink.room:
             # What stays in the kernel's queue is dropped there when that is full, which is what TCP expects of a link.
             self._paused = True
             self._device.pause()

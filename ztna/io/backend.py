@@ -66,7 +66,6 @@ class BackendCounters:
     dropped_send_full: int = 0
     dropped_send_error: int = 0
     dropped_no_socket: int = 0
-    dropped_uplink_full: int = 0
 
 
 class _TcpSession:
@@ -93,7 +92,6 @@ class BackendSockets:
         names: resolved backend hosts.
         clock: monotonic seconds, as the gateway expects them.
         on_input: called after the gateway was given something outside `execute`; the owner drains its commands soon.
-        congested: whether the way to the agents is full; UDP answers are then dropped here rather than queued.
     """
 
     def __init__(
@@ -104,7 +102,6 @@ class BackendSockets:
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float],
         on_input: Callable[[], None],
-        congested: Callable[[], bool] = lambda: False,
     ) -> None:
         self.counters = BackendCounters()
         self._gateway = gateway
@@ -112,7 +109,6 @@ class BackendSockets:
         self._loop = loop
         self._clock = clock
         self._on_input = on_input
-        self._congested = congested
         self._flows: dict[int, socket.socket] = {}
         self._sessions: dict[int, _TcpSession] = {}
         self._probe = ReachabilityProbe(loop)
@@ -202,7 +198,6 @@ class BackendSockets:
 
     def _udp_readable(self, flow: int, sock: socket.socket) -> None:
         now = self._clock()
-        congested = self._congested()
         for _ in range(UDP_READS_PER_WAKE):
             try:
                 data = sock.recv(65535)
@@ -212,9 +207,6 @@ class BackendSockets:
                 self._gateway.udp_error(flow, socket_error(exc), now)
                 continue
             self.counters.udp_received += 1
-            if congested:
-                self.counters.dropped_uplink_full += 1
-                continue
             self._gateway.udp_received(flow, data, now)
         self._on_input()
 

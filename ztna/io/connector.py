@@ -1,8 +1,8 @@
 """The connector process: dials out from beside the services and carries agents' packets to their backends.
 
 Flow: relay -> uplink -> packet gateway -> backend sockets, and back. Each batch of packets is processed whole and
-answered with one transmit. While the congestion window is shut, TCP data stays with the gateway, which closes the
-agents' windows' counterpart, the backends' sockets, and UDP answers are dropped and counted.
+answered with one transmit. While the congestion window is shut, TCP data stays with the gateway and then with the
+backend, whose socket is not read; of UDP answers the oldest are dropped and counted.
 
 Its UDP port also answers raw binding requests and keepalives of agents, but only when P2P certificates are configured:
 only from hosts that an offer relayed by the intermediate has named as a candidate, from those for a bounded time, and
@@ -39,6 +39,7 @@ from ztna.proto.signalling import SocketAddress
 INITIAL_BUDGET_BYTES: Final = 1158
 # The relays in the field drop larger packets on the leg to the agent, whatever ours to the relay takes.
 MAX_BUDGET_BYTES: Final = 1306
+DRAIN_ROUNDS: Final = 8
 
 
 class Connector:
@@ -78,9 +79,7 @@ class Connector:
         self._p2p_enabled = config.p2p.certificate is not None
         self.udp = UdpSocket(config.bind_addr, config.p2p.port, purpose="p2p.port")
         self.names = BackendNames({backend.host for service in services for backend in _backends(service)})
-        self.sockets = BackendSockets(
-            self.gateway, self.names, loop=loop, clock=clock, on_input=self._drain_soon, congested=self._congested
-        )
+        self.sockets = BackendSockets(self.gateway, self.names, loop=loop, clock=clock, on_input=self._drain_soon)
         self.uplink = Uplink(
             self.udp,
             control=self.control,
@@ -116,7 +115,7 @@ class Connector:
         return {
             **uplink_status(self.uplink, self.udp, virtual_ips),
             "p2p": self._p2p_enabled,
-            "sessions": {"udp": self.sockets.udp_open, "tcp": self.sockets.tcp_open},
+            "sessions": {"udp": self.gateway.udp_flows, "tcp": self.gateway.tcp_sessions},
             "counters": {name: value for name, value in _stats(self.gateway.stats).items() if value},
             "control": {name: value for name, value in self.control.stats.as_dict().items() if value},
         }
@@ -174,18 +173,23 @@ class Connector:
 
     # gateway
 
-    def _congested(self) -> bool:
-        return self.uplink.congested
-
     def _drain(self) -> None:
+        """Take the gateway's commands until it has none, or only TCP data that the DATAGRAM queue has no room for."""
         gateway, sockets, uplink, control = self.gateway, self.sockets, self.uplink, self.control
-        while not uplink.congested and (command := gateway.next_command()) is not None:
-            if type(command) is EmitPacket:
-                payload = control.wrap(command.packet)
-                if payload is not None:
-                    uplink.send(payload)
-            else:
-                sockets.execute(command)
+        for _ in range(DRAIN_ROUNDS):
+            gateway.room = uplink.room
+            while (command := gateway.next_command()) is not None:
+                if type(command) is EmitPacket:
+                    payload = control.wrap(command.packet)
+                    if payload is not None:
+                        uplink.send(payload)
+                else:
+                    sockets.execute(command)
+            if gateway.room or not uplink.room:
+                break
+        else:
+            # Other connections' packets are waiting: the rest goes in the next turn of the loop.
+            self._drain_soon()
         self._gateway_timer.arm(gateway.get_timer())
 
     def _drain_soon(self) -> None:

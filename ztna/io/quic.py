@@ -10,26 +10,24 @@ failing is abandoned. Only the modules ztna.io.quic* know aioquic.
 
 import asyncio
 import contextlib
-import itertools
 import math
 import time
 from collections.abc import Callable
 
 from aioquic.quic import events
-from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.packet import QuicProtocolVersion
 
 from ztna.io.quic_accept import Acceptor
-from ztna.io.quic_connection import CID_BYTES, MIN_UDP_PAYLOAD, GuardedConnection
+from ztna.io.quic_config import client_configuration
+from ztna.io.quic_connection import GuardedConnection
 from ztna.io.quic_peer import Peer
+from ztna.io.quic_probe import SizeProber
+from ztna.io.quic_table import Delivery, PeerTable
 from ztna.io.quic_timer import TimerQueue
 from ztna.io.quic_types import (
     AddressChanged,
     ClientSettings,
     Closed,
     Connected,
-    DatagramReceived,
-    PayloadLimit,
     PeerEvent,
     PeerRejected,
     QuicCounters,
@@ -39,8 +37,6 @@ from ztna.io.quic_types import (
 from ztna.io.udp import Address, Datagram, UdpSocket
 
 MAX_ERRORS_PER_CONNECTION = 8
-PROBE_RETRY_S = (0.5, 2.0, 10.0, 60.0)
-BLACK_HOLE_PTO_COUNT = 3
 SEND_CHUNK = 256
 
 
@@ -74,22 +70,18 @@ class QuicEndpoint:
     ) -> None:
         self.udp = udp
         self.counters = QuicCounters()
-        self.on_event = on_event
-        self.on_datagram = on_datagram
-        self.on_batch_end = on_batch_end
-        self.on_problem = on_problem
         self.non_quic = non_quic
         self._clock = clock
         self._loop = loop or asyncio.get_running_loop()
-        self._ids = itertools.count(1)
-        self._peers: dict[int, Peer] = {}
-        self._by_cid: dict[bytes, Peer] = {}
+        self._deliver = Delivery(self.counters, on_event, on_datagram, on_batch_end, on_problem)
+        self._table = PeerTable()
         self._dirty: list[Peer] = []
         self._outgoing: list[Datagram] = []
         self._in_batch = False
         self._flush_soon = False
         self._all_gone: asyncio.Event | None = None
         self._timers: TimerQueue[Peer] = TimerQueue(self._loop, clock, self._on_timer, self._finish_batch)
+        self._sizes = SizeProber(self.counters, clock, self._deliver.event)
         self._acceptor = Acceptor(self.counters, self._send_now, self._abandon)
         self.set_server(server)
 
@@ -105,28 +97,12 @@ class QuicEndpoint:
 
     def connect(self, address: Address, settings: ClientSettings) -> Peer:
         """Open a connection; `Connected` or `Closed` follows as an event."""
-        configuration = QuicConfiguration(
-            alpn_protocols=list(settings.alpn),
-            cadata=settings.ca_pem.strip() + b"\n",
-            connection_id_length=CID_BYTES,
-            idle_timeout=settings.idle_timeout_s,
-            is_client=True,
-            max_data=settings.limits.connection_window_bytes,
-            max_datagram_frame_size=65536,
-            max_datagram_size=MIN_UDP_PAYLOAD,
-            max_stream_data=settings.limits.stream_window_bytes,
-            server_name=settings.server_name,
-            supported_versions=[QuicProtocolVersion.VERSION_1],
-            verify_mode=None if settings.verify_peer else 0,
-        )
-        if settings.credentials is not None:
-            configuration.certificate = settings.credentials.certificate
-            configuration.certificate_chain = list(settings.credentials.chain)
-            configuration.private_key = settings.credentials.private_key
+        configuration = client_configuration(settings)
         now = self._clock()
         connection = GuardedConnection(configuration=configuration, limits=settings.limits)
-        peer = self._add(connection, address, [connection.host_cid])
+        peer = self._table.add(Peer(self, connection, self._table.next_id(), address), [connection.host_cid])
         peer.is_client = True
+        peer.judge = settings.authenticate
         peer.keepalive_s = settings.keepalive_s
         peer.handshake_deadline = now + settings.handshake_timeout_s
         connection.connect(address, now)
@@ -136,12 +112,12 @@ class QuicEndpoint:
     @property
     def peers(self) -> list[Peer]:
         """All connections not yet forgotten, also those in their closing period."""
-        return list(self._peers.values())
+        return self._table.peers()
 
     @property
     def established_count(self) -> int:
         """Connections past their handshake and not closing."""
-        return sum(1 for peer in self._peers.values() if peer.established and not peer.closed)
+        return sum(1 for peer in self._table.peers() if peer.established and not peer.closed)
 
     @property
     def half_open_count(self) -> int:
@@ -158,8 +134,7 @@ class QuicEndpoint:
         """Forget all connections without telling them, and close the socket."""
         self._timers.close()
         self.udp.close()
-        self._peers.clear()
-        self._by_cid.clear()
+        self._table = PeerTable()
         self._dirty.clear()
 
     async def drain(self, code: int, reason: str, timeout_s: float) -> None:
@@ -169,7 +144,7 @@ class QuicEndpoint:
             peer.close(code, reason)
         self.flush()
         self._all_gone = asyncio.Event()
-        if self._peers:
+        if len(self._table):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._all_gone.wait(), timeout_s)
 
@@ -183,7 +158,7 @@ class QuicEndpoint:
                 self._receive(data, address, now)
             except Exception as exc:
                 self.counters.dropped_error += 1
-                self.on_problem("packet", exc)
+                self._deliver.problem("packet", exc)
         self._finish_batch(now)
 
     def _receive(self, data: bytes, address: Address, now: float) -> None:
@@ -193,19 +168,16 @@ class QuicEndpoint:
         first = data[0]
         if (first < 0x40 or first == 0x5A) and self.non_quic is not None and self.non_quic(data, address):
             return
-        if first & 0x80:
-            peer = self._by_cid.get(data[6 : 6 + data[5]]) if len(data) > 6 else None
-        else:
-            peer = self._by_cid.get(data[1 : 1 + CID_BYTES])
+        peer = self._table.find(data)
         if peer is None:
             if not first & 0x80:
                 self.counters.dropped_unknown_cid += 1
                 return
-            accepted = self._acceptor.accept(data, address, now, len(self._peers))
+            accepted = self._acceptor.accept(data, address, now, len(self._table))
             if accepted is None:
                 return
             connection, cids, source, deadline = accepted
-            peer = self._add(connection, address, cids)
+            peer = self._table.add(Peer(self, connection, self._table.next_id(), address), cids)
             peer.half_open_source = source
             peer.handshake_deadline = deadline
             self._acceptor.opened(peer)
@@ -224,10 +196,10 @@ class QuicEndpoint:
         """A packet broke aioquic: that packet is lost; a connection that breaks it repeatedly is given up."""
         self.counters.connection_errors += 1
         self.counters.dropped_error += 1
-        self.on_problem("connection", exc)
+        self._deliver.problem("connection", exc)
         peer.errors += 1
         if peer.errors >= MAX_ERRORS_PER_CONNECTION or not peer.established:
-            self._abandon(peer)
+            self._abandon(peer, f"internal error: {exc!r}")
 
     def _repeat_close(self, peer: Peer) -> None:
         """Answer packets of a peer that missed our close, ever more rarely (RFC 9000 s10.2.1)."""
@@ -244,23 +216,20 @@ class QuicEndpoint:
                 if peer.established and not peer.closed:
                     peer.datagrams_received += 1
                     peer.datagram_bytes_received += len(event.data)
-                    self._deliver_datagram(peer, event.data)
+                    self._deliver.datagram(peer, event.data)
             elif isinstance(event, events.StreamDataReceived):
                 connection.consumed(len(event.data))
                 if peer.established and not peer.closed:
-                    self._deliver(peer, StreamReceived(event.stream_id, event.data, event.end_stream))
+                    self._deliver.event(peer, StreamReceived(event.stream_id, event.data, event.end_stream))
             elif isinstance(event, events.StreamReset):
                 if peer.established and not peer.closed:
-                    self._deliver(peer, StreamReceived(event.stream_id, b"", True))
+                    self._deliver.event(peer, StreamReceived(event.stream_id, b"", True))
             elif isinstance(event, events.HandshakeCompleted):
                 self._handshake_completed(peer, event, now)
             elif isinstance(event, events.ConnectionIdIssued):
-                self._by_cid[event.connection_id] = peer
-                peer.cids.append(event.connection_id)
+                self._table.issue_cid(peer, event.connection_id)
             elif isinstance(event, events.ConnectionIdRetired):
-                self._by_cid.pop(event.connection_id, None)
-                if event.connection_id in peer.cids:
-                    peer.cids.remove(event.connection_id)
+                self._table.retire_cid(peer, event.connection_id)
             elif isinstance(event, events.ConnectionTerminated):
                 self._report_closed(peer)
                 self._forget(peer)
@@ -276,64 +245,37 @@ class QuicEndpoint:
             peer.trimmed = True
             connection.trim()
             peer.probe_at = now
-        if peer.shrunk and connection.pto_count == 0:
-            peer.shrunk = False
-            peer.probe_at = now
+        self._sizes.recovered(peer, now)
         address = connection.validated_address
         if address is not None and address != peer.address:
             peer.address = address
-            self._deliver(peer, AddressChanged(address))
+            self._deliver.event(peer, AddressChanged(address))
 
     def _handshake_completed(self, peer: Peer, event: events.HandshakeCompleted, now: float) -> None:
         peer.handshake_deadline = math.inf
         chain = peer.connection.peer_certificate_chain()
-        if not peer.is_client:
-            self._acceptor.settled(peer)
-            try:
-                peer.identity = self._acceptor.authenticate(peer, chain)
-            except PeerRejected as exc:
-                self.counters.rejected_certificates += 1
-                self.on_problem("certificate", exc)
-                peer.close(exc.code, exc.reason, transport=True)
-                return
-            except Exception as exc:
-                self.counters.handler_errors += 1
-                self.on_problem("authenticate", exc)
-                peer.close(0x01, "invalid client cert", transport=True)
-                return
+        judge, peer.judge = peer.judge, None
+        self._acceptor.settled(peer)
+        try:
+            peer.identity = judge(chain) if judge is not None else None
+        except PeerRejected as exc:
+            self.counters.rejected_certificates += 1
+            self._deliver.problem("certificate", exc)
+            peer.close(exc.code, exc.reason, transport=True)
+            return
+        except Exception as exc:
+            self.counters.handler_errors += 1
+            self._deliver.problem("authenticate", exc)
+            peer.close(0x01, "certificate not judged", transport=True)
+            return
         peer.established = True
         peer.certificates = chain
         self.counters.established += 1
         if peer.keepalive_s is not None:
             peer.keepalive_at = now + peer.keepalive_s
-        self._deliver(peer, Connected(event.alpn_protocol or ""))
-
-    def _deliver_datagram(self, peer: Peer, data: bytes) -> None:
-        try:
-            if self.on_datagram is not None:
-                self.on_datagram(peer, data)
-            else:
-                self.on_event(peer, DatagramReceived(data))
-        except Exception as exc:
-            self.counters.handler_errors += 1
-            self.on_problem("datagram handler", exc)
-
-    def _deliver(self, peer: Peer, event: PeerEvent) -> None:
-        try:
-            self.on_event(peer, event)
-        except Exception as exc:
-            self.counters.handler_errors += 1
-            self.on_problem("event handler", exc)
+        self._deliver.event(peer, Connected(event.alpn_protocol or ""))
 
     # life of a connection
-
-    def _add(self, connection: GuardedConnection, address: Address, cids: list[bytes]) -> Peer:
-        peer = Peer(self, connection, next(self._ids), address)
-        peer.cids = cids
-        self._peers[peer.conn_id] = peer
-        for cid in cids:
-            self._by_cid[cid] = peer
-        return peer
 
     def end_peer(self, peer: Peer) -> None:
         """The connection began to close: nothing of it is delivered any more but this."""
@@ -351,22 +293,19 @@ class QuicEndpoint:
         if reason == "Idle timeout":
             code, reason = 0, "idle timeout"
         if peer.established or peer.is_client:
-            self._deliver(peer, Closed(code, reason, by_peer=peer.connection.closed_by_peer))
+            self._deliver.event(peer, Closed(code, reason, by_peer=peer.connection.closed_by_peer))
 
-    def _abandon(self, peer: Peer) -> None:
-        peer.connection.abandon()
+    def _abandon(self, peer: Peer, reason: str) -> None:
+        peer.connection.abandon(reason)
         self._report_closed(peer)
         self._forget(peer)
 
     def _forget(self, peer: Peer) -> None:
         self._acceptor.settled(peer)
-        self._peers.pop(peer.conn_id, None)
-        for cid in peer.cids:
-            self._by_cid.pop(cid, None)
-        peer.cids = []
-        if not self._peers and self._all_gone is not None:
-            self._all_gone.set()
+        self._table.forget(peer)
         self._timers.discard(peer)
+        if not len(self._table) and self._all_gone is not None:
+            self._all_gone.set()
 
     # timers and sending
 
@@ -393,7 +332,7 @@ class QuicEndpoint:
         if now >= peer.handshake_deadline:
             self.counters.handshake_timeouts += 1
             peer.handshake_deadline = math.inf
-            self._abandon(peer)
+            self._abandon(peer, "handshake timeout")
             return
         if now >= peer.keepalive_at and not peer.closed and peer.keepalive_s is not None:
             peer.keepalive_at = now + peer.keepalive_s
@@ -405,20 +344,13 @@ class QuicEndpoint:
         except Exception as exc:
             self._failed(peer, exc)
             return
-        if connection.pto_count >= BLACK_HOLE_PTO_COUNT and peer.established and connection.shrink_udp_payload():
-            self.counters.payload_shrunk += 1
-            peer.shrunk = True
-            self._deliver(peer, PayloadLimit(connection.max_datagram_payload))
+        self._sizes.suspect_black_hole(peer)
         self.mark_dirty(peer)
         self._drain_events(peer, now)
 
     def _finish_batch(self, now: float) -> None:
         self._in_batch = True
-        try:
-            self.on_batch_end()
-        except Exception as exc:
-            self.counters.handler_errors += 1
-            self.on_problem("batch end", exc)
+        self._deliver.batch_end()
         self._transmit(now)
         self._in_batch = False
         self._timers.schedule()
@@ -445,7 +377,7 @@ class QuicEndpoint:
         try:
             packets = connection.datagrams_to_send(now)
             if peer.probe_at <= now:
-                packets += self._size_probe(peer, now)
+                packets += self._sizes.probe(peer, now)
             timer = connection.get_timer()
         except Exception as exc:
             self._failed(peer, exc)
@@ -459,28 +391,9 @@ class QuicEndpoint:
                 outgoing.clear()
         if connection.has_events:
             self._drain_events(peer, now)
-        if peer.conn_id in self._peers:
+        if peer in self._table:
             due = timer if timer is not None else math.inf
             self._timers.arm(peer, min(due, peer.handshake_deadline, peer.keepalive_at, peer.probe_at))
-
-    def _size_probe(self, peer: Peer, now: float) -> list[Datagram]:
-        peer.probe_at = math.inf
-        connection = peer.connection
-        if not connection.wants_size_probe():
-            return []
-        return connection.size_probe(now, lambda acknowledged: self._probed(peer, acknowledged))
-
-    def _probed(self, peer: Peer, acknowledged: bool) -> None:
-        if acknowledged:
-            self.counters.size_probes_acknowledged += 1
-            peer.probes_failed = 0
-            if not peer.closed:
-                self._deliver(peer, PayloadLimit(peer.max_datagram_payload))
-        else:
-            self.counters.size_probes_lost += 1
-            delay = PROBE_RETRY_S[min(peer.probes_failed, len(PROBE_RETRY_S) - 1)]
-            peer.probes_failed += 1
-            peer.probe_at = self._clock() + delay
 
     def _send_now(self, data: bytes, address: Address) -> None:
         self._outgoing.append((data, address))

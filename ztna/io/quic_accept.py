@@ -11,20 +11,20 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import (
     QuicHeader,
     QuicPacketType,
-    QuicProtocolVersion,
     encode_quic_retry,
     encode_quic_version_negotiation,
     pull_quic_header,
 )
 from aioquic.quic.retry import TOKEN_LIFETIME, QuicRetryTokenHandler
 
-from ztna.io.quic_connection import CID_BYTES, MIN_UDP_PAYLOAD, GuardedConnection, random_cid
+from ztna.io.quic_config import SUPPORTED_VERSIONS, server_configuration
+from ztna.io.quic_connection import GuardedConnection
 from ztna.io.quic_guard import AdmissionLimits, TokenBuckets, UsedTokens, source_key
+from ztna.io.quic_parts import CID_BYTES, MIN_UDP_PAYLOAD, random_cid
 from ztna.io.quic_peer import Peer
 from ztna.io.quic_types import QuicCounters, ServerSettings
 from ztna.io.udp import Address
 
-SUPPORTED_VERSIONS = [QuicProtocolVersion.VERSION_1]
 MIN_INITIAL_CID_BYTES = 8
 
 Accepted = tuple[GuardedConnection, list[bytes], str, float]
@@ -35,7 +35,7 @@ class Acceptor:
     """Stateless answers and admission of new connections; keeps the half-open table."""
 
     def __init__(
-        self, counters: QuicCounters, send: Callable[[bytes, Address], None], abandon: Callable[[Peer], None]
+        self, counters: QuicCounters, send: Callable[[bytes, Address], None], abandon: Callable[[Peer, str], None]
     ) -> None:
         self._counters = counters
         self._send = send
@@ -45,7 +45,6 @@ class Acceptor:
         self._tokens = QuicRetryTokenHandler()
         self._half_open: OrderedDict[int, Peer] = OrderedDict()
         self._half_open_by_source: dict[str, int] = {}
-        self._authenticators: dict[int, Callable[[list[bytes]], object]] = {}
         self._set_limits(AdmissionLimits())
 
     def _set_limits(self, limits: AdmissionLimits) -> None:
@@ -71,25 +70,7 @@ class Acceptor:
         if settings.admission != self._limits:
             self._set_limits(settings.admission)
         # One configuration object is shared by all connections accepted under it.
-        self._configuration = QuicConfiguration(
-            alpn_protocols=list(settings.alpn),
-            certificate=settings.credentials.certificate,
-            certificate_chain=list(settings.credentials.chain),
-            connection_id_length=CID_BYTES,
-            idle_timeout=settings.idle_timeout_s,
-            is_client=False,
-            max_data=settings.limits.connection_window_bytes,
-            max_datagram_frame_size=65536,
-            max_datagram_size=MIN_UDP_PAYLOAD,
-            max_stream_data=settings.limits.stream_window_bytes,
-            private_key=settings.credentials.private_key,
-            supported_versions=list(SUPPORTED_VERSIONS),
-        )
-
-    def authenticate(self, peer: Peer, chain: list[bytes]) -> object:
-        """Judge the client's certificate by the settings in force when the connection was accepted."""
-        judge = self._authenticators.pop(peer.conn_id, None)
-        return judge(chain) if judge is not None else None
+        self._configuration = server_configuration(settings)
 
     def accept(self, data: bytes, address: Address, now: float, connections: int) -> Accepted | None:
         """Answer statelessly or make a new connection. None if nothing is to be delivered."""
@@ -181,7 +162,7 @@ class Acceptor:
         if len(self._half_open) >= limits.half_open:
             # The oldest has had the longest chance; honest handshakes need milliseconds.
             counters.half_open_evicted += 1
-            self._abandon(next(iter(self._half_open.values())))
+            self._abandon(next(iter(self._half_open.values())), "too many half-open connections")
         counters.accepted += 1
         connection = GuardedConnection(
             configuration=configuration,
@@ -201,7 +182,7 @@ class Acceptor:
         self._half_open[peer.conn_id] = peer
         self._half_open_by_source[source] = self._half_open_by_source.get(source, 0) + 1
         if self._settings is not None:
-            self._authenticators[peer.conn_id] = self._settings.authenticate
+            peer.judge = self._settings.authenticate
 
     def settled(self, peer: Peer) -> None:
         """The handshake completed or the connection is gone; idempotent."""

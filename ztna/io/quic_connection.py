@@ -12,7 +12,7 @@ Different from `aioquic.quic.connection.QuicConnection` (checked against 1.7.2; 
 
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -22,12 +22,10 @@ from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     END_STATES,
-    EPOCHS,
     QuicConnection,
     QuicConnectionId,
     QuicConnectionState,
 )
-from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet import (
     QuicErrorCode,
     QuicFrameType,
@@ -39,96 +37,20 @@ from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from ztna.io.quic_parts import (
+    DEAD_CRYPTO,
+    DEAD_SPACE,
+    MIN_UDP_PAYLOAD,
+    NO_BUFFERS,
+    SILENT,
+    FrameHandlers,
+    SpentTls,
+    random_cid,
+)
 from ztna.io.quic_types import ConnectionLimits
-
-CID_BYTES: Final = 20
-MIN_UDP_PAYLOAD: Final = 1200
 
 _SHORT_HEADER_OVERHEAD: Final = 1 + 2 + 16 + 3
 """First byte, packet number, AEAD tag, DATAGRAM frame type and length; the peer's CID comes on top."""
-
-_FRAME_TABLE: Final[Mapping[int, tuple[str, frozenset[tls.Epoch]]]] = {
-    frame_type: (handler, EPOCHS(epochs))
-    for frame_types, handler, epochs in (
-        ((0x00,), "_handle_padding_frame", "IH01"),
-        ((0x01,), "_handle_ping_frame", "IH01"),
-        ((0x02, 0x03), "_handle_ack_frame", "IH1"),
-        ((0x04,), "_handle_reset_stream_frame", "01"),
-        ((0x05,), "_handle_stop_sending_frame", "01"),
-        ((0x06,), "_handle_crypto_frame", "IH1"),
-        ((0x07,), "_handle_new_token_frame", "1"),
-        (tuple(range(0x08, 0x10)), "_handle_stream_frame", "01"),
-        ((0x10,), "_handle_max_data_frame", "01"),
-        ((0x11,), "_handle_max_stream_data_frame", "01"),
-        ((0x12,), "_handle_max_streams_bidi_frame", "01"),
-        ((0x13,), "_handle_max_streams_uni_frame", "01"),
-        ((0x14,), "_handle_data_blocked_frame", "01"),
-        ((0x15,), "_handle_stream_data_blocked_frame", "01"),
-        ((0x16, 0x17), "_handle_streams_blocked_frame", "01"),
-        ((0x18,), "_handle_new_connection_id_frame", "01"),
-        ((0x19,), "_handle_retire_connection_id_frame", "01"),
-        ((0x1A,), "_handle_path_challenge_frame", "01"),
-        ((0x1B,), "_handle_path_response_frame", "01"),
-        ((0x1C,), "_handle_connection_close_frame", "IH01"),
-        ((0x1D,), "_handle_connection_close_frame", "01"),
-        ((0x1E,), "_handle_handshake_done_frame", "1"),
-        ((0x30, 0x31), "_handle_datagram_frame", "01"),
-    )
-    for frame_type in frame_types
-}
-
-
-class _FrameHandlers(dict[int, tuple[Callable[..., None], frozenset[tls.Epoch]]]):
-    """Frame handlers bound on first use: most connections ever need five of the thirty, and thirty cost 12 KiB."""
-
-    __slots__ = ("_connection",)
-
-    def __init__(self, connection: "GuardedConnection") -> None:
-        self._connection = connection
-
-    def __missing__(self, frame_type: int) -> tuple[Callable[..., None], frozenset[tls.Epoch]]:
-        name, epochs = _FRAME_TABLE[frame_type]
-        entry = self[frame_type] = (getattr(self._connection, name), epochs)
-        return entry
-
-
-class _Silent:
-    """Stands in for the per-connection logger adapter: peers must not be able to write log lines, and it costs time."""
-
-    def debug(self, *_: object) -> None:
-        """Nothing."""
-
-    info = warning = error = debug
-
-
-class _SpentTls:
-    """What is left of the TLS engine after the handshake: refuse (server) or ignore (client) late messages."""
-
-    __slots__ = ("alpn_negotiated", "state")
-
-    def __init__(self, state: tls.State, alpn: str | None) -> None:
-        self.state = state
-        self.alpn_negotiated = alpn
-
-    def handle_message(self, _data: bytes, _buffers: object) -> None:
-        """A server gets no TLS message any more (RFC 9001 s8.3); a client may get session tickets, unused here."""
-        if self.state == tls.State.SERVER_POST_HANDSHAKE:
-            raise tls.AlertUnexpectedMessage
-
-
-_SILENT: Final = _Silent()
-_DEAD_CRYPTO: Final = CryptoPair()
-_DEAD_SPACE: Final = QuicPacketSpace()
-_DEAD_SPACE.discarded = True
-_NO_BUFFERS: Final[dict[tls.Epoch, Buffer]] = {}
-
-
-def random_cid() -> bytes:
-    """A fresh 20-byte connection ID whose first byte is at least 0x40."""
-    cid = bytearray(os.urandom(CID_BYTES))
-    if cid[0] < 0x40:
-        cid[0] |= 0x40
-    return bytes(cid)
 
 
 class GuardedConnection(QuicConnection):
@@ -158,9 +80,9 @@ class GuardedConnection(QuicConnection):
         self.datagrams_dropped_size = 0
         self.datagrams_dropped_closed = 0
         self.stream_bytes_refused = 0
-        self._logger = _SILENT  # type: ignore[assignment]
+        self._logger = SILENT  # type: ignore[assignment]
         self._loss._logger = None
-        self._QuicConnection__frame_handlers = _FrameHandlers(self)
+        self._QuicConnection__frame_handlers = FrameHandlers(self)
         cid = host_cid if host_cid is not None else random_cid()
         self._host_cids[0].cid = cid
         self.host_cid = cid
@@ -229,10 +151,10 @@ class GuardedConnection(QuicConnection):
             return []
         return [certificate.public_bytes(Encoding.DER) for certificate in (leaf, *context._peer_certificate_chain)]
 
-    def abandon(self) -> None:
+    def abandon(self, reason: str) -> None:
         """Forget the connection without telling the peer (half-open and over its deadline or its cap)."""
         if self._state not in END_STATES and self._close_event is None:
-            self._close_event = events.ConnectionTerminated(QuicErrorCode.NO_ERROR, 0, "")
+            self._close_event = events.ConnectionTerminated(QuicErrorCode.NO_ERROR, 0, reason)
             self._close_end()
 
     # DATAGRAM frames
@@ -301,10 +223,12 @@ class GuardedConnection(QuicConnection):
         self._consumed_stream_bytes += size
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
-        limit = self._local_max_data
+        limit, streams = self._local_max_data, self._local_max_streams_bidi
         wanted = self._consumed_stream_bytes + self.limits.connection_window_bytes
         if wanted - limit.value >= self.limits.connection_window_bytes // 2:
             limit.value = wanted
+        elif limit.value == limit.sent and streams.value == streams.sent:
+            return
         # Zero keeps aioquic from doubling the limit each time half of it was seen.
         used, limit.used = limit.used, 0
         try:
@@ -352,18 +276,18 @@ class GuardedConnection(QuicConnection):
 
     def trim(self) -> None:
         """Drop what only the handshake needed; call once it is confirmed and the peer's certificate was judged."""
-        if not self._handshake_confirmed or isinstance(self.tls, _SpentTls):
+        if not self._handshake_confirmed or isinstance(self.tls, SpentTls):
             return
-        self.tls = _SpentTls(self.tls.state, self.tls.alpn_negotiated)  # type: ignore[assignment]
-        self._crypto_buffers = _NO_BUFFERS
+        self.tls = SpentTls(self.tls.state, self.tls.alpn_negotiated)  # type: ignore[assignment]
+        self._crypto_buffers = NO_BUFFERS
         one_rtt = tls.Epoch.ONE_RTT
         self._crypto_streams = {one_rtt: self._crypto_streams[one_rtt]}
         live = self._spaces[one_rtt]
-        self._spaces = {tls.Epoch.INITIAL: _DEAD_SPACE, tls.Epoch.HANDSHAKE: _DEAD_SPACE, one_rtt: live}
+        self._spaces = {tls.Epoch.INITIAL: DEAD_SPACE, tls.Epoch.HANDSHAKE: DEAD_SPACE, one_rtt: live}
         self._loss.spaces = [live]
-        dead = {tls.Epoch.INITIAL: _DEAD_CRYPTO, tls.Epoch.ZERO_RTT: _DEAD_CRYPTO, tls.Epoch.HANDSHAKE: _DEAD_CRYPTO}
+        dead = {tls.Epoch.INITIAL: DEAD_CRYPTO, tls.Epoch.ZERO_RTT: DEAD_CRYPTO, tls.Epoch.HANDSHAKE: DEAD_CRYPTO}
         self._cryptos = {**dead, one_rtt: self._cryptos[one_rtt]}
-        self._cryptos_initial = dict.fromkeys(self._cryptos_initial, _DEAD_CRYPTO)
+        self._cryptos_initial = dict.fromkeys(self._cryptos_initial, DEAD_CRYPTO)
         self._peer_token = b""
         self._remote_version_information = None
 
@@ -426,11 +350,3 @@ class GuardedConnection(QuicConnection):
     def _set_udp_payload(self, size: int) -> None:
         self._max_datagram_size = size
         self._loss._pacer._max_datagram_size = size
-
-
-__all__ = [
-    "CID_BYTES",
-    "MIN_UDP_PAYLOAD",
-    "GuardedConnection",
-    "random_cid",
-]

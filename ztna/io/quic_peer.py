@@ -1,6 +1,7 @@
 """One QUIC connection as the roles see it: send, close, and read what it is worth."""
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from ztna.io.quic_timer import Entry
@@ -47,6 +48,7 @@ class Peer:
         "handshake_deadline",
         "identity",
         "is_client",
+        "judge",
         "keepalive_at",
         "keepalive_s",
         "probe_at",
@@ -64,6 +66,7 @@ class Peer:
         self.identity: object = None
         self.certificates: list[bytes] = []
         self.is_client = False
+        self.judge: Callable[[list[bytes]], object] | None = None
         self.established = False
         self.closed = False
         self.timer_at = math.inf

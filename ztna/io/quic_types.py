@@ -41,7 +41,7 @@ class Credentials:
 
 
 class PeerRejected(Exception):
-    """Raised by `ServerSettings.authenticate`: close with this transport error code and reason, deliver nothing."""
+    """Raised by `authenticate` of settings: close with this transport error code and reason, deliver nothing."""
 
     def __init__(self, reason: str, *, code: int = 0x01, detail: str = "") -> None:
         super().__init__(detail or reason)
@@ -71,13 +71,15 @@ class ServerSettings:
 class ClientSettings:
     """How to open a connection. The server's chain is verified against `ca_pem` only, never the system's store.
 
-    `server_name` is checked against the certificate and sent as SNI; None checks the chain alone.
+    `server_name` is checked against the certificate and sent as SNI; None checks the chain alone. `authenticate` may
+    judge the server's chain (DER, leaf first) further, as on servers; what it returns becomes `Peer.identity`.
     """
 
     ca_pem: bytes
     server_name: str | None = None
     verify_peer: bool = True
     credentials: Credentials | None = None
+    authenticate: Callable[[list[bytes]], object] | None = None
     alpn: tuple[str, ...] = (ALPN,)
     idle_timeout_s: float = 30.0
     keepalive_s: float | None = 10.0

@@ -51,7 +51,8 @@ STUN_EVERY_S: Final = 0.5
 RETURN_JITTER_S: Final = 0.2
 DRAIN_S: Final = 1.0
 SETTLE_S: Final = 0.1
-CONGESTED_PACKETS: Final = 48
+# A little below the bound of the peer's queue, so that control messages always fit.
+QUEUE_PACKETS: Final = 56
 
 
 class Owner(Protocol):
@@ -146,9 +147,10 @@ class Uplink:
         return self._peer if self._peer is not None and self._peer.established else None
 
     @property
-    def congested(self) -> bool:
-        """Whether so many DATAGRAMs wait for the congestion window that more would only displace them."""
-        return self._peer is not None and self._peer.connection.datagrams_waiting >= CONGESTED_PACKETS
+    def room(self) -> int:
+        """DATAGRAMs that can be queued before they displace each other; 0 while the congestion window is shut."""
+        waiting = 0 if self._peer is None else self._peer.connection.datagrams_waiting
+        return max(0, QUEUE_PACKETS - waiting)
 
     def start(self) -> None:
         """Begin to receive and dial for the first time."""

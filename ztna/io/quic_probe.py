@@ -1,0 +1,64 @@
+"""How large UDP payloads may be: probe upwards once connected, fall back when the path swallows large packets.
+
+A padded PING of the wanted size is sent when the handshake is confirmed; only its acknowledgement raises the size
+(RFC 8899 s4.1). Three probe time-outs in a row look like a black hole: the size falls to 1200 and is probed again when
+packets return.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+from ztna.io.quic_peer import Peer
+from ztna.io.quic_types import PayloadLimit, PeerEvent, QuicCounters
+from ztna.io.udp import Datagram
+
+RETRY_S: Final = (0.5, 2.0, 10.0, 60.0)
+BLACK_HOLE_PTO_COUNT: Final = 3
+
+
+class SizeProber:
+    """Keeps `Peer.probe_at` and the sizes of all connections of an endpoint."""
+
+    def __init__(
+        self, counters: QuicCounters, clock: Callable[[], float], deliver: Callable[[Peer, PeerEvent], None]
+    ) -> None:
+        self._counters = counters
+        self._clock = clock
+        self._deliver = deliver
+
+    def probe(self, peer: Peer, now: float) -> list[Datagram]:
+        """The packets of a probe that is due."""
+        peer.probe_at = math.inf
+        connection = peer.connection
+        if not connection.wants_size_probe():
+            return []
+        return connection.size_probe(now, lambda acknowledged: self._settled(peer, acknowledged))
+
+    def suspect_black_hole(self, peer: Peer) -> None:
+        """Look at the probe time-outs after a timer; shrink if they are too many."""
+        connection = peer.connection
+        if connection.pto_count < BLACK_HOLE_PTO_COUNT or not peer.established or peer.closed:
+            return
+        if connection.shrink_udp_payload():
+            self._counters.payload_shrunk += 1
+            peer.shrunk = True
+            self._deliver(peer, PayloadLimit(connection.max_datagram_payload))
+
+    def recovered(self, peer: Peer, now: float) -> None:
+        """Packets come again: probe at once."""
+        if peer.shrunk and peer.connection.pto_count == 0:
+            peer.shrunk = False
+            peer.probe_at = now
+
+    def _settled(self, peer: Peer, acknowledged: bool) -> None:
+        if acknowledged:
+            self._counters.size_probes_acknowledged += 1
+            peer.probes_failed = 0
+            if not peer.closed:
+                self._deliver(peer, PayloadLimit(peer.max_datagram_payload))
+            return
+        self._counters.size_probes_lost += 1
+        delay = RETRY_S[min(peer.probes_failed, len(RETRY_S) - 1)]
+        peer.probes_failed += 1
+        peer.probe_at = self._clock() + delay
