@@ -23,10 +23,14 @@ def unknown_service(context: Context) -> Result:
     """The agent's own identity is refused for a service that the stack does not have."""
     if not context.agent.profile:
         return not_shown("the outputs were read without secrets, so there is no agent profile to ask with")
-    profile: Json = json.loads(context.agent.profile)
-    profile |= {"services": [{"id": UNKNOWN_SERVICE, "virtual_ip": _unused_address(context)}],
-                "mode": "user", "forwards": []}  # fmt: skip
-    profile.pop("dns", None)
+    forward = {"protocol": "tcp", "listen": f"127.0.0.1:{_free_tcp_port()}", "service": UNKNOWN_SERVICE, "port": 80}
+    asked: Json = {
+        "services": [{"id": UNKNOWN_SERVICE, "virtual_ip": _unused_address(context)}],
+        "mode": "user",
+        "forwards": [forward],
+        "dns": None,
+    }
+    profile: Json = json.loads(context.agent.profile) | asked
     with second_role(context, "agent", context.agent_place, profile) as pages:
         seen = pages.until(lambda status: status.services.get(UNKNOWN_SERVICE) == DENIED)
     state = seen.services.get(UNKNOWN_SERVICE, "absent") if seen else "no status page"
