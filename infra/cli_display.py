@@ -1,5 +1,6 @@
 """Shows an engine's events while they happen: a progress bar on a terminal, plain lines elsewhere."""
 
+import re
 import sys
 from types import TracebackType
 from typing import Final, Self
@@ -34,6 +35,7 @@ class Display:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._running: dict[str, str] = {}
+        self._failures: set[str] = {""}
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -73,6 +75,7 @@ class Display:
         else:
             self._running.pop(event.urn, None)
             failed = event.phase is Phase.FAILED
+            self._failures.add(readable(event.message))
             if failed or self._verbose or event.operation not in QUIET_OPERATIONS:
                 self._print(step_line(event), style="bold red" if failed else "")
             if self._progress is not None and self._task is not None:
@@ -82,11 +85,22 @@ class Display:
 
     def _diagnostic(self, event: Diagnostic) -> None:
         if event.severity is not Severity.DEBUG or self._verbose:
-            self._print(event.message.rstrip(), style=STYLES[event.severity])
+            text = readable(event.message)
+            if text not in self._failures:  # the failed step has said it already
+                self._print(text, style=STYLES[event.severity])
 
     def _print(self, text: str, style: str = "") -> None:
         console = self._progress.console if self._progress is not None else self._console
         console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def readable(message: str) -> str:
+    """Return an error as its raiser worded it: dynamic providers send the whole traceback, with the type's full name."""
+    if not message.startswith("Traceback (most recent call last)"):
+        return message.strip()
+    frames = list(re.finditer(r"^[A-Za-z_][\w.]*(?:: |$)", message, re.MULTILINE))
+    raised = next((found for found in frames if not found.group().startswith("Traceback")), None)
+    return message[raised.end() :].strip() or raised.group() if raised is not None else message.strip()
 
 
 def step_line(event: ResourceStep) -> str:
@@ -95,7 +109,7 @@ def step_line(event: ResourceStep) -> str:
     took = f"  {event.duration_s:.1f} s" if event.duration_s is not None else ""
     changes = f"  [{', '.join(event.changes)}]" if event.changes else ""
     if event.phase is Phase.FAILED:
-        return f" ✗ {kind} {event.name}: {event.operation} failed: {event.message}"
+        return f" ✗ {kind} {event.name}: {event.operation} failed: {readable(event.message)}"
     return f" {SYMBOLS.get(event.operation, ' ')} {kind} {event.name}{changes}{took}"
 
 

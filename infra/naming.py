@@ -6,7 +6,7 @@ One place decides how a thing is called, so that programs, components and certif
 import re
 
 TYPE_PREFIX = "ztna:components"
-_LABEL = re.compile(r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")
+_LABEL = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
 
 
 def component_token(kind: str) -> str:
@@ -37,7 +37,7 @@ def check_label(value: str, what: str) -> str:
     Raises:
         ValueError: it is not a lower-case DNS label of at most 32 characters (RFC 1123 section 2.1).
     """
-    if not _LABEL.match(value):
+    if not _LABEL.fullmatch(value):
         raise ValueError(
             f"{what} {value!r} is not usable as a name: use 1 to 32 of a-z, 0-9 and '-', "
             "beginning with a letter and not ending with '-'"

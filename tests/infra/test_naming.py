@@ -1,0 +1,33 @@
+"""Names: what may be one, and the identities made of them."""
+
+import pytest
+
+from infra.naming import check_label, child_name, component_token, grant_name, spiffe_id
+
+
+def test_identities_have_the_form_that_certificates_carry() -> None:
+    assert spiffe_id("lab", "connector", "home-1") == "spiffe://lab/connector/home-1"
+    assert grant_name("agent", "echo-service") == "agent.echo-service.ztna"
+    assert grant_name("connector", "*") == "connector.*.ztna"
+
+
+def test_resources_are_called_after_their_parent() -> None:
+    assert component_token("LabPki") == "ztna:components:LabPki"
+    assert child_name("pki", "ca") == "pki-ca"
+
+
+@pytest.mark.parametrize("name", ["", "Lab", "1lab", "lab-", "-lab", "a.b", "a/b", "a b", "x" * 33, "a\n"])
+def test_what_is_no_label_is_refused_and_named(name: str) -> None:
+    with pytest.raises(ValueError, match="^stack ") as failure:
+        spiffe_id(name, "agent", "a")
+    assert repr(name) in str(failure.value)
+
+
+@pytest.mark.parametrize("name", ["a", "lab", "lab-2", "x" * 32])
+def test_labels_are_returned_as_they_are(name: str) -> None:
+    assert check_label(name, "stack") == name
+
+
+def test_a_wildcard_is_no_role() -> None:
+    with pytest.raises(ValueError, match="^role "):
+        grant_name("*", "echo-service")
