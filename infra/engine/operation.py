@@ -187,7 +187,8 @@ class _Work:
         if operation._interrupts:
             self._executor.stopping.set()
         dynamic = any(item.type == urns.PROVIDER_PREFIX + DYNAMIC for item in deployment.resources)
-        if dynamic or verb in ("preview", "up"):
+        if dynamic or (not deployment.resources and verb in ("preview", "up")):
+            # Half a second that passes beside the start of the program.
             self._registry.start_early(DYNAMIC)
         self._planner: Planner
         self._unsettled = 0

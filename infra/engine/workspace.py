@@ -60,6 +60,7 @@ class Workspace:
         self._adapters = adapters or Adapters()
         self._file = StackFile(self.state_dir, self.project.name, stack)
         self._passphrase = ""
+        self._operation: Operation | None = None
 
     # -- operations ------------------------------------------------------------------------------------------------
 
@@ -86,9 +87,19 @@ class Workspace:
     def _operate(self, verb: str) -> Result:
         config, passphrase = self.config.load(), self._secret()
         operation = Operation(self.project, self._file, config, passphrase, self._emit, self._options, self._adapters)
-        with interruptible(operation.interrupt, self._emit):
-            run: Callable[[], Result] = getattr(operation, verb)
-            return run()
+        self._operation = operation
+        try:
+            with interruptible(operation.interrupt, self._emit):
+                run: Callable[[], Result] = getattr(operation, verb)
+                return run()
+        finally:
+            self._operation = None
+
+    def interrupt(self) -> None:
+        """Stops the running operation as Ctrl-C does: what is under way finishes; a second call gives up on that."""
+        operation = self._operation
+        if operation is not None:
+            operation.interrupt()
 
     # -- state -----------------------------------------------------------------------------------------------------
 
