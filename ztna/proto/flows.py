@@ -83,36 +83,40 @@ class FlowTable:
         self._detach_connector(flow)
 
     def hand_over(self, flow: Flow, agent: Peer, now: float) -> None:
-        """Give a flow to a newer connection of the identity that owns it."""
+        """Give a flow to another connection of the identity that owns it."""
         self._detach_agent(flow)
         flow.agent = agent
         agent.flows[flow] = None
         self._stats.flows_moved += 1
         self._schedule(flow, now, self._idle_s(flow.key))
 
-    def agent_registered(self, agent: Peer, service: Service, older: list[Peer], now: float) -> None:
-        """Give an agent the flows to `service` that its identity left behind on lost or older connections."""
-        if agent.owner is None:
-            return
-        left = [flow for flow in self._parked.get(agent.owner, ()) if flow.service.key == service.key]
-        for peer in older:
-            if peer.epoch < agent.epoch:
-                left += [flow for flow in peer.flows if flow.service is service]
-        for flow in left:
-            self.hand_over(flow, agent, now)
+    def agent_registered(self, agent: Peer, service: Service, now: float) -> None:
+        """Give an agent the flows to `service` that its identity left behind on a lost connection."""
+        if agent.owner is not None:
+            for flow in [flow for flow in self._parked.get(agent.owner, ()) if flow.service is service]:
+                self.hand_over(flow, agent, now)
 
-    def agent_left(self, agent: Peer, now: float, service: Service | None = None) -> None:
-        """Park the flows of a lost agent connection; with `service`, close those to it (its right was withdrawn)."""
+    def agent_left(self, agent: Peer, now: float) -> None:
+        """Give the flows of a lost agent connection to a newer one of the same identity, or park them for it."""
         for flow in list(agent.flows):
-            if service is not None:
-                if flow.service is service:
-                    self.close(flow)
-            elif flow.connector is None or agent.owner is None:
+            if flow.connector is None or agent.owner is None:
                 self.close(flow)
+            elif agent.successor is not None and flow.service.key in agent.successor.reach:
+                self.hand_over(flow, agent.successor, now)
             else:
                 self._detach_agent(flow)
                 self._parked.setdefault(agent.owner, {})[flow] = None
                 self._schedule(flow, now, self._limits.parked_flow_s)
+
+    def agent_withdrawn(self, agent: Peer, service: Service) -> None:
+        """Close the flows of an agent that may not reach a service any more."""
+        for flow in [flow for flow in agent.flows if flow.service is service]:
+            self.close(flow)
+
+    def close_parked(self) -> None:
+        """Close the flows of absent agents: what they were allowed may have changed."""
+        for flow in [flow for flows in self._parked.values() for flow in flows]:
+            self.close(flow)
 
     def connector_left(self, connector: Peer, service: Service, now: float, *, park: bool) -> None:
         """Take the flows to `service` from a connector: parked for its return, or closed."""
@@ -145,10 +149,11 @@ class FlowTable:
     def note_fragment(self, connector: Peer, fragment: FragmentKey, flow: Flow, now: float) -> None:
         """Remember where the later fragments of a reply go."""
         fragments = self.fragments
-        if len(fragments) >= self._limits.fragments:
+        key = (connector.conn, fragment)
+        if key not in fragments and len(fragments) >= self._limits.fragments:
             fragments.popitem(last=False)
-        fragments[connector.conn, fragment] = (now + self._limits.fragment_s, flow)
-        fragments.move_to_end((connector.conn, fragment))
+        fragments[key] = (now + self._limits.fragment_s, flow)
+        fragments.move_to_end(key)
 
     def flow_of_fragment(self, connector: Peer, fragment: FragmentKey, now: float) -> Flow | None:
         """Return the flow that a later fragment of a reply belongs to, if its first fragment was seen."""

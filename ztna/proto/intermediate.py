@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Final
 
 from ztna.proto.commands import CloseConnection, ConnId, IntermediateCommand, Level, Note, SendDatagram, SendStream
-from ztna.proto.errors import ServiceIdError, WireError
+from ztna.proto.errors import LocalProtocolError, ServiceIdError, WireError
 from ztna.proto.flows import FlowTable
 from ztna.proto.identity import Identity
 from ztna.proto.limits import IntermediateLimits
@@ -181,22 +181,20 @@ class Intermediate:
                 self.stats.connections_revoked += 1
                 self._close(peer, "client cert revoked", now)
                 continue
-            before = peer.virtual_ip
             self._set_virtual_ip(peer)
             for service in list(peer.reach.values()):
                 if not self._may_reach(peer, service.id):
-                    self._withdraw_agent(peer, service, now)
-                elif peer.virtual_ip != before:
-                    self._flows.agent_left(peer, now, service)
+                    self._withdraw_agent(peer, service)
             for service in list(peer.serving.values()):
                 if not self._may_serve(peer, service.id):
                     self._withdraw_connector(peer, service, now)
         for service in self._registry.services.values():
-            address = policy.service_address(service.id)
-            if address != service.address:
-                service.address = address
-                for agent in service.agents.values():
-                    self._flows.agent_left(agent, now, service)
+            service.address = policy.service_address(service.id)
+        self._flows.close_parked()
+        for peer in self._peers.values():
+            for flow in list(peer.flows):
+                if self._relay.misaddressed(peer, flow.service, flow.key[1], flow.key[3]):
+                    self._flows.close(flow)
 
     def _may_reach(self, peer: Peer, service_id: str) -> bool:
         return self._allow_anonymous if peer.identity is None else self._policy.may_reach(peer.identity, service_id)
@@ -204,8 +202,8 @@ class Intermediate:
     def _may_serve(self, peer: Peer, service_id: str) -> bool:
         return self._allow_anonymous if peer.identity is None else self._policy.may_serve(peer.identity, service_id)
 
-    def _withdraw_agent(self, peer: Peer, service: Service, now: float) -> None:
-        self._flows.agent_left(peer, now, service)
+    def _withdraw_agent(self, peer: Peer, service: Service) -> None:
+        self._flows.agent_withdrawn(peer, service)
         self._registry.leave(peer, service)
         self._withdrawn(peer, "agent", service.id)
 
@@ -226,7 +224,9 @@ class Intermediate:
         peer = self._peers.get(conn)
         if peer is None:
             self.stats.drop_not_open += 1
-        elif not data:
+            return
+        peer.heard = now
+        if not data:
             self.stats.drop_empty += 1
         elif data[0] == SERVICE_ROUTED:
             if len(data) < 3 or len(data) < (end := 2 + data[1]):
@@ -287,9 +287,8 @@ class Intermediate:
         self._datagram(peer, RegistrationAck(service_id).encode())
 
     def _join(self, peer: Peer, service: Service, now: float) -> None:
-        older = [] if peer.owner is None else self._registry.agents_named(service, peer.owner)
         self._registry.join(peer, service)
-        self._flows.agent_registered(peer, service, older, now)
+        self._flows.agent_registered(peer, service, now)
 
     def _take(self, peer: Peer, service: Service, now: float) -> None:
         holder = self._registry.take(peer, service)
@@ -314,14 +313,19 @@ class Intermediate:
             peer.has_stream_zero = True
         reader = peer.readers.get(stream_id)
         if reader is None:
-            if len(peer.readers) >= self._limits.streams_per_connection:
+            if (
+                len(peer.readers) >= self._limits.streams_per_connection
+                or len(self._frame_deadlines) >= self._limits.incomplete_frames
+            ):
                 self.stats.drop_stream += 1
                 return
             reader = FrameReader()
         bad_frames = reader.bad_frames
         messages = reader.receive(data)
         self.stats.drop_frame += reader.bad_frames - bad_frames
-        self._keep_reader(peer, stream_id, reader, fin, progressed=bool(messages), now=now)
+        self._keep_reader(
+            peer, stream_id, reader, fin, progressed=bool(messages) or reader.bad_frames > bad_frames, now=now
+        )
         for message in messages:
             if conn in self._peers:
                 self._sessions.receive(peer, message, now)
@@ -342,7 +346,12 @@ class Intermediate:
     def _signal(self, peer: Peer, message: SignallingMessage) -> None:
         """Send on the client's first stream, or on ours if it never opened one."""
         stream_id = CLIENT_STREAM if peer.has_stream_zero else SERVER_STREAM
-        self._command(SendStream(peer.conn, stream_id, encode_frame(message)))
+        try:
+            frame = encode_frame(message)
+        except LocalProtocolError:  # an answer of nearly the largest size: StartPunching has 8 bytes more
+            self.stats.drop_session_limit += 1
+            return
+        self._command(SendStream(peer.conn, stream_id, frame))
 
     # Time and output
 

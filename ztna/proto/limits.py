@@ -29,8 +29,10 @@ class IntermediateLimits:
     """Fragmented replies whose first fragment was seen."""
     fragment_s: float = 15.0
     """RFC 791 s3.2: the initial reassembly time."""
-    sessions: int = 4096
-    """Signalling sessions in all."""
+    sessions: int = 1024
+    """Signalling sessions in all; each holds at most one frame's worth of candidates."""
+    session_candidates: int = 64
+    """Candidates in one offer or answer."""
     sessions_per_connection: int = 8
     """Signalling sessions that one agent has open; one hole punch runs at a time."""
     session_s: float = 5.0
@@ -39,6 +41,8 @@ class IntermediateLimits:
     """Answers, results and errors relayed in one session."""
     streams_per_connection: int = 8
     """Streams of one connection that may hold an incomplete frame."""
+    incomplete_frames: int = 512
+    """Incomplete frames in all: at most 64 KiB each."""
     frame_s: float = 10.0
     """How long a frame may stay incomplete."""
     commands: int = 16384

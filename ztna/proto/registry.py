@@ -33,6 +33,7 @@ class Peer:
         "epoch",
         "flows",
         "has_stream_zero",
+        "heard",
         "identity",
         "inbound",
         "outbound",
@@ -40,6 +41,7 @@ class Peer:
         "reach",
         "readers",
         "serving",
+        "successor",
         "virtual_ip",
     )
 
@@ -49,6 +51,10 @@ class Peer:
         self.identity = identity
         self.owner = None if identity is None else identity.uri
         self.address = address
+        self.heard = 0.0
+        """When it last sent a DATAGRAM."""
+        self.successor: Peer | None = None
+        """As agent: a newer connection of its identity, if there is one."""
         self.virtual_ip: int | None = None
         """Inner source address that an authenticated agent must use."""
         self.reach: dict[bytes, Service] = {}
@@ -129,13 +135,21 @@ class Registry:
         return previous
 
     def join(self, peer: Peer, service: Service) -> None:
-        """Register `peer` as agent of a service."""
+        """Register `peer` as agent of a service; it succeeds the older connections of its identity there."""
+        if peer.owner is not None:
+            for other in service.agents.values():
+                if other.owner == peer.owner and other is not peer:
+                    older, newer = sorted((peer, other), key=lambda each: each.epoch)
+                    older.successor = newer
         service.agents[peer.conn] = peer
         peer.reach[service.key] = service
 
     def leave(self, peer: Peer, service: Service) -> None:
         """Undo `join`."""
         service.agents.pop(peer.conn, None)
+        for other in service.agents.values():
+            if other.successor is peer:
+                other.successor = None
         peer.reach.pop(service.key, None)
         self._forget_if_unused(service)
 
@@ -153,10 +167,6 @@ class Registry:
             self.leave(peer, service)
         for service in list(peer.serving.values()):
             self.release(peer, service)
-
-    def agents_named(self, service: Service, owner: str) -> list[Peer]:
-        """Return the agent connections of one identity on a service."""
-        return [peer for peer in service.agents.values() if peer.owner == owner]
 
     def _forget_if_unused(self, service: Service) -> None:
         if service.connector is None and not service.agents:

@@ -6,6 +6,7 @@ a flow. No object is made per packet but the command.
 """
 
 from collections import deque
+from typing import Final
 
 from ztna.proto.commands import IntermediateCommand, SendDatagram
 from ztna.proto.flows import Flow, FlowTable
@@ -16,6 +17,9 @@ from ztna.proto.registry import Peer, Service
 from ztna.proto.stats import IntermediateStats
 
 __all__ = ["Relay"]
+
+# How much longer than its successor a connection must have been silent to be taken for dead.
+SILENCE_S: Final = 2.0
 
 
 class Relay:
@@ -99,6 +103,8 @@ class Relay:
         if agent is None:
             stats.drop_agent_away += 1
             return
+        if agent.successor is not None:
+            agent = self._living(flow, agent, agent.successor, now)
         flow.used = now
         if len(self._commands) >= self._max_commands:
             stats.drop_command_queue += 1
@@ -110,37 +116,51 @@ class Relay:
     def _admit(
         self, agent: Peer, service: Service, connector: Peer, key: FlowKey, flow: Flow | None, now: float
     ) -> bool:
-        """Open a flow for an agent's packet, or take it over from an older connection of the same identity."""
+        """Open a flow for an agent's packet, or take it over from another connection of the same identity."""
         if not self._addresses_allowed(agent, service, key[1], key[3]):
             return False
         if flow is None:
             if self._flows.open(key, service, agent, connector, now) is None:
                 self._stats.drop_flow_limit += 1
                 return False
-        elif flow.owner is None or flow.owner != agent.owner or (flow.agent and flow.agent.epoch > agent.epoch):
+        elif flow.owner is None or flow.owner != agent.owner:
             self._stats.drop_flow_clash += 1
             return False
         else:
             self._flows.hand_over(flow, agent, now)
         return True
 
-    def _addresses_allowed(self, agent: Peer, service: Service, source: int, destination: int) -> bool:
-        """Judge the inner addresses of an agent's packet."""
+    def _living(self, flow: Flow, agent: Peer, successor: Peer, now: float) -> Peer:
+        """Choose between an agent's connection and a newer one of its identity.
+
+        An agent that lost its path connects anew long before the idle time-out ends its old connection. The old one
+        is taken for dead once it was silent for two seconds while the new one spoke.
+        """
+        if successor.heard - agent.heard < SILENCE_S or flow.service.key not in successor.reach:
+            return agent
+        self._flows.hand_over(flow, successor, now)
+        return successor
+
+    def misaddressed(self, agent: Peer, service: Service, source: int, destination: int) -> str | None:
+        """Return what is wrong with the inner addresses of an agent's packet: "source", "destination" or None."""
         services, agents = self.policy.services_by_address, self.policy.agents_by_address
         if agent.identity is not None:
-            source_allowed = source == agent.virtual_ip
-            destination_allowed = service.address is None or destination == service.address
-        else:
-            # Agents in the field choose addresses of their own, but may not borrow one that policy gave to another.
-            source_allowed = is_unicast(source) and source not in services and source not in agents
-            destination_allowed = destination == service.address or (
-                is_unicast(destination) and destination not in services and destination not in agents
-            )
-        if not source_allowed:
-            self._stats.drop_source += 1
-        elif not destination_allowed:
-            self._stats.drop_destination += 1
-        return source_allowed and destination_allowed
+            if source != agent.virtual_ip:
+                return "source"
+            return None if service.address is None or destination == service.address else "destination"
+        # Agents in the field choose addresses of their own, but may not borrow one that policy gave to another.
+        if not is_unicast(source) or source in services or source in agents:
+            return "source"
+        if destination == service.address:
+            return None
+        taken = destination in services or destination in agents
+        return "destination" if taken or not is_unicast(destination) else None
+
+    def _addresses_allowed(self, agent: Peer, service: Service, source: int, destination: int) -> bool:
+        wrong = self.misaddressed(agent, service, source, destination)
+        self._stats.drop_source += wrong == "source"
+        self._stats.drop_destination += wrong == "destination"
+        return wrong is None
 
     def _admit_without_flow(self, agent: Peer, service: Service, connector: Peer, packet: bytes) -> bool:
         """Judge an agent's later fragment, or its ICMP error about a reply that it got."""

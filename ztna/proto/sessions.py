@@ -70,7 +70,12 @@ class SignallingSessions:
 
     def receive(self, peer: Peer, message: SignallingMessage, now: float) -> None:
         """Act on a message of an open connection."""
-        if isinstance(message, CandidateOffer):
+        if (
+            isinstance(message, CandidateOffer | CandidateAnswer)
+            and len(message.candidates) > self._limits.session_candidates
+        ):
+            self._stats.drop_session_limit += 1
+        elif isinstance(message, CandidateOffer):
             self._offer(peer, message, now)
         elif isinstance(message, CandidateAnswer):
             self._answer(peer, message, now)
