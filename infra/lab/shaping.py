@@ -18,7 +18,7 @@ from infra.lab import state
 from infra.lab.errors import LabError
 from infra.lab.netns import Place
 from infra.lab.plan import Port, bridge_name, namespace, switch_namespace
-from infra.lab.process import is_alive, launch, stop_all
+from infra.lab.process import is_alive, launch, stop_all, wait_gone
 from infra.lab.state import RunRecord
 from infra.lab.topology import Impairment, Link
 
@@ -72,11 +72,24 @@ def sync(record: RunRecord, place: Place, ports: Mapping[str, Port]) -> None:
     record.shaped |= ways
     state.save(record)
     if through:
-        _start(record, place)
-        ask(record.run, {"links": [_order(record.run, port) for port in through]})
+        _carry(record, place, through)
     elif record.shaper is not None:
         stop_all([record.shaper], 1.0)
         record.shaper = None
+
+
+def _carry(record: RunRecord, place: Place, ports: Sequence[Port]) -> None:
+    orders = {"links": [_order(record.run, port) for port in ports]}
+    _start(record, place)
+    try:
+        ask(record.run, orders)
+    except LabError:
+        assert record.shaper is not None
+        if wait_gone([record.shaper], 0.5):
+            raise
+        # It died under our hands; a new one has nothing to remember.
+        _start(record, place)
+        ask(record.run, orders)
 
 
 def release(record: RunRecord, place: Place, names: Sequence[str], ports: Mapping[str, Port]) -> None:

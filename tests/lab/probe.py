@@ -3,14 +3,18 @@
 Run as `python probe.py` in the host; `Probe` is the test's end of it.
 """
 
+import contextlib
+import hashlib
 import json
 import selectors
 import socket
 import subprocess
 import sys
+import time
 from typing import Any, Self
 
 Endpoint = tuple[str, int]
+_SO_RCVBUFFORCE = 33
 
 
 class Probe:
@@ -50,6 +54,19 @@ class Probe:
         answer = self._ask(do="receive", port=port, timeout_s=timeout_s)
         return None if answer is None else (answer[0], (answer[1], answer[2]))
 
+    def flood(self, port: int, to: Endpoint, count: int, *, per_second: int, size_bytes: int = 100) -> float:
+        """Send numbered datagrams at a steady pace and return the seconds it took."""
+        return float(self._ask(do="flood", port=port, to=to, count=count, per_second=per_second, size_bytes=size_bytes))
+
+    def drain(self, port: int, quiet_s: float = 0.3) -> list[int]:
+        """Return the numbers of a flood's datagrams in the order they came, until it has been quiet for a while."""
+        return list(self._ask(do="drain", port=port, quiet_s=quiet_s))
+
+    def collect(self, port: int) -> tuple[int, str, float]:
+        """Accept one connection on a `listen` port and read it to its end: bytes, their SHA-256, seconds."""
+        count, digest, seconds = self._ask(do="collect", port=port)
+        return count, digest, seconds
+
     def refused(self, to: Endpoint, timeout_s: float = 1.0) -> bool:
         """Whether a datagram from a connected socket is answered by an ICMP error."""
         return bool(self._ask(do="refused", to=to, timeout_s=timeout_s))
@@ -83,6 +100,8 @@ class _Sockets:
 
     def open(self, address: str, port: int) -> int:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with contextlib.suppress(PermissionError):
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 26)
         sock.bind((address, port))
         number: int = sock.getsockname()[1]
         self.udp[number] = sock
@@ -99,6 +118,33 @@ class _Sockets:
         except TimeoutError:
             return None
         return [data.decode("latin-1"), address, number]
+
+    def flood(self, port: int, to: list[Any], count: int, per_second: int, size_bytes: int) -> float:
+        begin = time.monotonic()
+        padding = bytes(size_bytes - 4)
+        for number in range(count):
+            wait_s = begin + number / per_second - time.monotonic()
+            if wait_s > 0.0002:
+                time.sleep(wait_s)
+            self.udp[port].sendto(number.to_bytes(4, "big") + padding, tuple(to))
+        return time.monotonic() - begin
+
+    def drain(self, port: int, quiet_s: float) -> list[int]:
+        self.udp[port].settimeout(quiet_s)
+        numbers = []
+        with contextlib.suppress(TimeoutError):
+            while True:
+                numbers.append(int.from_bytes(self.udp[port].recv(65536)[:4], "big"))
+        return numbers
+
+    def collect(self, port: int) -> list[Any]:
+        connection, _ = self.tcp[port].accept()
+        digest, count, begin = hashlib.sha256(), 0, time.monotonic()
+        with connection:
+            while data := connection.recv(1 << 18):
+                digest.update(data)
+                count += len(data)
+        return [count, digest.hexdigest(), time.monotonic() - begin]
 
     def refused(self, to: list[Any], timeout_s: float) -> bool:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

@@ -1,4 +1,4 @@
-"""Each preset as an independent classifier sees it: pystun3 behind the NAT, Debian's coturn on two addresses before it."""
+"""Each preset as an independent classifier sees it: pystun3 behind the NAT, Debian's coturn in front of it."""
 
 import json
 import sys
