@@ -20,7 +20,7 @@ ROLES = (RELAY, CONNECTOR, AGENT)
 
 _SAMPLE = re.compile(r"^(\w+)(\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
 _OUTCOMES = re.compile(
-    r"_(dropped|retries_sent|version_negotiations_sent|accepted|answered|refused_attributes|p2p_\w+|repeat\w*)(_total)?$"
+    r"_(dropped|retries_sent|quic_retry_token_failures|version_negotiations_sent|accepted|answered|refused_attributes)(_total)?$"
 )
 
 
@@ -98,6 +98,9 @@ def test_hostile_datagrams_to_the_alternate_stun_port(bed: Bed, kind: str) -> No
     assert_sound(bed, rss)
 
 
+_INSIDE = re.compile(r"_core_(dropped|registrations|registrations_refused|datagrams_to_connectors)(_total)?$")
+
+
 @pytest.mark.lab
 @pytest.mark.parametrize("kind", ["agent-datagrams", "agent-packets", "agent-streams"])
 def test_an_authenticated_agent_misbehaves(bed: Bed, kind: str) -> None:
@@ -107,8 +110,10 @@ def test_an_authenticated_agent_misbehaves(bed: Bed, kind: str) -> None:
     seen = fuzz(bed, BACKEND, kind, "--profile", profile, "--bind", bed.address(BACKEND), "--count", str(COUNT))
     assert seen["sent"] >= COUNT
     assert seen["problems"] == []
-    deltas = {role: changed(before[role], samples(bed, role)) for role in ROLES}
-    assert any("dropped" in name for role in (RELAY, CONNECTOR) for name in deltas[role]), deltas
+    delta = changed(before[RELAY], samples(bed, RELAY))
+    accounted = sum(value for name, value in delta.items() if _INSIDE.search(name.partition("{")[0]))
+    # A frame of a stream may span many messages, and one bad length swallows what follows it: no sum to check there.
+    assert accounted >= (1 if kind == "agent-streams" else COUNT), f"{accounted} of {COUNT} explained by {delta}"
     assert_sound(bed, rss)
 
 

@@ -269,15 +269,19 @@ async def send_inside(arguments: argparse.Namespace, profile: Profile) -> dict[s
     rng = random.Random(arguments.seed)
     clients = Clients(arguments.bind)
     sent = connections = 0
+    stream: int | None = None
     while sent < arguments.count and connections < 2000:
         client = await clients.connect(profile)
         connections += 1
+        stream = None
         generator = _inside(arguments.kind, rng, client)
         while sent < arguments.count and client.closed is None:
             data = next(generator)
             if arguments.kind == "agent-streams":
-                used = client.peer.send_stream(0 if client.peer.has_stream(0) else None, data)
-                if used < 0:
+                if sent % 20 == 0:
+                    stream = None  # one bad length swallows the rest of a stream: begin a new one
+                stream = client.peer.send_stream(stream, data)
+                if stream < 0:
                     client.peer.close(0, "again")
                     break
             elif not client.peer.send_datagram(data):
