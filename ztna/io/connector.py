@@ -122,8 +122,8 @@ class Connector:
 
     def samples(self) -> list[Sample]:
         """Metrics; the first five have the names that dashboards of connectors in the field use."""
-        stats, sockets = self.gateway.stats, self.sockets.counters
-        forwarded = sockets.tcp_bytes_sent + sockets.tcp_bytes_received
+        stats, sockets, tcp = self.gateway.stats, self.sockets.counters, self.sockets.tcp.counters
+        forwarded = tcp.bytes_sent + tcp.bytes_received
         prefix = "ztna_connector"
         return [
             Sample(f"{prefix}_forwarded_packets", "Packets from agents to backends", stats.packets_in),
@@ -133,9 +133,10 @@ class Connector:
             Sample(f"{prefix}_tcp_sessions", "TCP sessions opened", stats.tcp_sessions_opened),
             Sample(f"{prefix}_tcp_errors", "TCP sessions that ended by a reset", stats.tcp_sessions_reset),
             Sample(f"{prefix}_udp_flows_open", "UDP flows now", self.sockets.udp_open, "gauge"),
-            Sample(f"{prefix}_tcp_sessions_open", "TCP sessions now", self.sockets.tcp_open, "gauge"),
+            Sample(f"{prefix}_tcp_sessions_open", "TCP sessions now", len(self.sockets.tcp), "gauge"),
             *counters_of(f"{prefix}_gateway", "Packet gateway", stats),
             *counters_of(f"{prefix}_backend", "Backend sockets", sockets),
+            *counters_of(f"{prefix}_backend_tcp", "Backend TCP sockets", tcp),
             *counters_of(f"{prefix}_control", "Control", self.control.stats),
             *uplink_samples(prefix, self.uplink, self.udp, self._started),
         ]
