@@ -54,7 +54,6 @@ class Peer:
         "probe_at",
         "probes_failed",
         "received_while_closed",
-        "shrunk",
         "timer_at",
         "timer_entries",
         "trimmed",
@@ -76,7 +75,6 @@ class Peer:
         self.keepalive_s: float | None = None
         self.probe_at = math.inf
         self.probes_failed = 0
-        self.shrunk = False
         self.trimmed = False
         self.dirty = False
         self.errors = 0
@@ -144,6 +142,16 @@ class Peer:
     def rtt_s(self) -> float | None:
         """Smoothed round-trip time in seconds, None before the first sample."""
         return self.connection.rtt_s
+
+    @property
+    def probe_timeouts(self) -> int:
+        """QUIC's probe time-outs in a row; 0 while everything sent was acknowledged or is still in time."""
+        return self.connection.pto_count
+
+    @property
+    def datagrams_waiting(self) -> int:
+        """DATAGRAMs that wait for the congestion window."""
+        return self.connection.datagrams_waiting
 
     @property
     def stats(self) -> PeerCounters:

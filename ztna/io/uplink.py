@@ -149,7 +149,7 @@ class Uplink:
     @property
     def room(self) -> int:
         """DATAGRAMs that can be queued before they displace each other; 0 while the congestion window is shut."""
-        waiting = 0 if self._peer is None else self._peer.connection.datagrams_waiting
+        waiting = 0 if self._peer is None else self._peer.datagrams_waiting
         return max(0, QUEUE_PACKETS - waiting)
 
     def start(self) -> None:
@@ -329,7 +329,7 @@ class Uplink:
             self._clock(),
             sent=peer.datagrams_sent,
             received=peer.datagrams_received,
-            timeouts=peer.connection.pto_count,
+            timeouts=peer.probe_timeouts,
             rtt_s=peer.rtt_s,
         )
         self._check_timer = self._loop.call_later(liveness.interval_s, self._check)
