@@ -1,39 +1,23 @@
-"""The sending half of a TCP connection: what is unacknowledged, what was lost, what may be sent now.
+"""The sending half of a TCP connection: what is unacknowledged and what may be sent now.
 
 Positions are plain growing integers, 0 being our SYN, 1 the first byte and the position after the last byte our FIN.
-Every transmission gets the next number of one count, and a transmission is lost once three later ones were delivered:
-the duplicate threshold of RFC 5681 s3.2 applied to transmissions, so that it finds lost retransmissions too (the idea
-of RFC 8985 and RFC 9002 s6.1.1). Without SACK, duplicate acknowledgments stand in for deliveries (RFC 6582). The tail
+Losses are found by `tcp_flight`; without SACK, duplicate acknowledgments stand in for deliveries (RFC 6582). The tail
 of a flight, which has no later segments, is probed once before the time-out (RFC 8985 s7).
 """
 
-from heapq import heappop, heappush
 from typing import Final
 
 from ztna.proto.tcp_congestion import Congestion, RoundTrip
+from ztna.proto.tcp_flight import DUPLICATE_THRESHOLD, Flight, Transmission
 
-__all__ = ["SendSide", "Transmission"]
+__all__ = ["SendSide"]
 
-DUPLICATE_THRESHOLD: Final = 3
 MIN_PROBE_S: Final = 0.01
 DELAYED_ACK_ALLOWANCE_S: Final = 0.05
+# More SACK ranges than this are not remembered but looked up again.
+MAX_SACK_EDGES: Final = 256
 _MASK: Final = 0xFFFFFFFF
 _HALF: Final = 0x80000000
-
-
-class Transmission:
-    """A run of sequence space sent as one segment: [start, end), when, and what became of it."""
-
-    __slots__ = ("delivered", "end", "lost", "order", "retransmitted", "sent_at", "start")
-
-    def __init__(self, start: int, end: int, order: int, sent_at: float) -> None:
-        self.start = start
-        self.end = end
-        self.order = order
-        self.sent_at = sent_at
-        self.retransmitted = False
-        self.delivered = False
-        self.lost = False
 
 
 class SendSide:
@@ -41,20 +25,14 @@ class SendSide:
 
     __slots__ = (
         "_buffer",
-        "_delivered_order",
         "_duplicates",
         "_flight",
-        "_lost",
-        "_oldest_order",
-        "_order",
         "_probe_position",
         "_probe_resent_at",
-        "_records",
         "_round_trip",
         "_sack_edges",
         "congestion",
         "fin_position",
-        "in_flight_bytes",
         "initial_sequence",
         "last_progress_at",
         "last_sent_at",
@@ -80,7 +58,6 @@ class SendSide:
         self.max_window = 1
         self.fin_position: int | None = None
         self.congestion = Congestion(mss, max_window_bytes)
-        self.in_flight_bytes = 0
         self.rto_at: float | None = None
         self.probe_at: float | None = None
         self.persist_at: float | None = None
@@ -89,12 +66,7 @@ class SendSide:
         self.retransmissions = 0
         self._round_trip = round_trip
         self._buffer = bytearray()
-        self._records: dict[int, Transmission] = {}
-        self._flight: dict[int, Transmission] = {}
-        self._lost: list[int] = []
-        self._order = 0
-        self._oldest_order = 0
-        self._delivered_order = -1
+        self._flight = Flight()
         self._duplicates = 0
         self._sack_edges: dict[int, int] = {}
         self._probe_position: int | None = None
@@ -145,34 +117,21 @@ class SendSide:
 
         `force` sends as little as the window allows, which otherwise waits for a wider one.
         """
-        while self._lost:
-            start = self._lost[0]
-            record = self._records.get(start)
-            if record is None or not record.lost:
-                heappop(self._lost)
-                continue
-            if self._pipe() + record.end - record.start > self.congestion.window and self.in_flight_bytes:
-                return None
-            heappop(self._lost)
-            return self._resend(record, now)
-        return self._send_new(now, force)
+        flight = self._flight
+        record = flight.first_lost()
+        if record is None:
+            return self._send_new(now, force)
+        if self._pipe() + record.end - record.start > self.congestion.window and flight.bytes:
+            return None
+        return self._resend(record, now)
 
     def _resend(self, record: Transmission, now: float) -> Transmission:
         if record.end - record.start > self.mss and record.start:
-            self._split(record)
-        record.lost = False
+            self._flight.split(record, self.mss)
         record.retransmitted = True
         self.retransmissions += 1
         self._enter_flight(record, now)
         return record
-
-    def _split(self, record: Transmission) -> None:
-        """Cut a record down to the present segment size; the rest waits its turn among the lost."""
-        rest = Transmission(record.start + self.mss, record.end, record.order, record.sent_at)
-        rest.lost = rest.retransmitted = True
-        record.end = rest.start
-        self._records[rest.start] = rest
-        heappush(self._lost, rest.start)
 
     def _send_new(self, now: float, force: bool) -> Transmission | None:
         start = self.next
@@ -189,26 +148,21 @@ class SendSide:
                 self._watch_window(now)
                 return None
             size = usable
-        if self._pipe() + size > self.congestion.window and self.in_flight_bytes:
+        if self._pipe() + size > self.congestion.window and self._flight.bytes:
             return None
-        if not self._flight and not self._lost and now - self.last_sent_at > self._round_trip.rto:
+        if not self._flight.records and now - self.last_sent_at > self._round_trip.rto:
             self.congestion.restart_after_idle()
-        record = Transmission(start, start + size, 0, now)
-        self._records[start] = record
-        self.next = record.end
         self.persist_at = None
+        return self._send_size(size, now)
+
+    def _send_size(self, size: int, now: float) -> Transmission:
+        record = Transmission(self.next, self.next + size, now)
+        self.next = record.end
         self._enter_flight(record, now)
         return record
 
     def _enter_flight(self, record: Transmission, now: float) -> None:
-        order = self._order
-        self._order = order + 1
-        if not self._flight:
-            self._oldest_order = order
-        record.order = order
-        record.sent_at = now
-        self._flight[order] = record
-        self.in_flight_bytes += record.end - record.start
+        self._flight.enter(record, now)
         self.last_sent_at = now
         if self.rto_at is None:
             self.rto_at = now + self._round_trip.rto
@@ -218,19 +172,19 @@ class SendSide:
     def _pipe(self) -> int:
         """Bytes thought to be in the network (RFC 6675 s4)."""
         if self._duplicates:
-            return max(self.in_flight_bytes - self._duplicates * self.mss, 0)
-        return self.in_flight_bytes
+            return max(self._flight.bytes - self._duplicates * self.mss, 0)
+        return self._flight.bytes
 
     def _watch_window(self, now: float) -> None:
-        if not self._records and self.persist_at is None:
+        if not self._flight.records and self.persist_at is None:
             self.persist_at = now + self._round_trip.rto
             self.last_progress_at = now
 
     def rewind_syn(self) -> None:
         """Have the SYN sent again at once, if it is out and unacknowledged."""
-        record = self._records.get(0)
+        record = self._flight.records.get(0)
         if record is not None and not record.lost:
-            self._lose(record)
+            self._flight.lose(record)
 
     # -- acknowledgments ---------------------------------------------------------------------------------------------
 
@@ -246,20 +200,24 @@ class SendSide:
 
     def acknowledge(self, position: int, now: float) -> None:
         """Take a cumulative acknowledgment of everything before `position` (una < position <= next)."""
-        round_trip, records = self._round_trip, self._records
-        limited = self.in_flight_bytes * 2 >= self.congestion.window
+        round_trip, flight = self._round_trip, self._flight
+        records = flight.records
+        limited = flight.bytes * 2 >= self.congestion.window
         una = self.una
         count = position - una
         sample = -1.0
         at = una
         while at < position:
             record = records.pop(at, None)
-            if record is None or record.end > position:
-                self._acknowledge_part(at, position, record)
+            if record is None:
+                break
+            if record.end > position:
+                # The peer acknowledged part of a segment.
+                flight.shorten(record, position)
                 break
             at = record.end
             if not record.delivered:
-                self._delivered(record, now)
+                flight.delivered(record, now, round_trip.minimum)
                 if not record.retransmitted:
                     sample = now - record.sent_at
         if sample >= 0:
@@ -284,27 +242,6 @@ class SendSide:
         self._find_lost()
         self._arm(now)
 
-    def _acknowledge_part(self, at: int, position: int, record: Transmission | None) -> None:
-        """The peer acknowledged part of a segment, as after a path with another segment size: keep the rest."""
-        if record is None:
-            return
-        if record.order in self._flight:
-            self.in_flight_bytes -= position - at
-        record.start = position
-        self._records[position] = record
-        if record.lost:
-            heappush(self._lost, position)
-
-    def _delivered(self, record: Transmission, now: float) -> None:
-        if self._flight.pop(record.order, None) is not None:
-            self.in_flight_bytes -= record.end - record.start
-        record.lost = False
-        # Sooner than any round trip after a retransmission, it is the first transmission that arrived (RFC 8985 s6.2).
-        if record.order > self._delivered_order and (
-            not record.retransmitted or now - record.sent_at >= self._round_trip.minimum
-        ):
-            self._delivered_order = record.order
-
     def selective(self, blocks: tuple[tuple[int, int], ...], now: float) -> None:
         """Take SACK blocks given as sequence numbers (RFC 2018, RFC 6675 s4); nonsense is ignored."""
         edges = self._sack_edges
@@ -316,7 +253,8 @@ class SendSide:
             at = edges.get(low, low)
             if at >= high:
                 continue
-            edges[low] = high
+            if len(edges) < MAX_SACK_EDGES:
+                edges[low] = high
             news = self._select(at, high, now) or news
         if news:
             self._find_lost()
@@ -324,10 +262,11 @@ class SendSide:
 
     def _select(self, low: int, high: int, now: float) -> bool:
         news = False
-        records = self._records
+        flight = self._flight
+        records = flight.records
         record = records.get(low)
         if record is None:
-            candidates = sorted(start for start in records if low < start < high)
+            candidates = flight.starts_between(low, high)
             if not candidates:
                 return False
             record = records[candidates[0]]
@@ -335,7 +274,7 @@ class SendSide:
             if not record.delivered:
                 if not record.retransmitted:
                     self._round_trip.sample(now - record.sent_at)
-                self._delivered(record, now)
+                flight.delivered(record, now, self._round_trip.minimum)
                 record.delivered = True
                 news = True
             record = records.get(record.end)
@@ -343,7 +282,7 @@ class SendSide:
 
     def duplicate(self, now: float) -> None:
         """Take a duplicate acknowledgment (RFC 5681 s2) of a peer without SACK."""
-        if self.sack or not self._records:
+        if self.sack or not self._flight.records:
             return
         self._duplicates += 1
         enough = self._duplicates == DUPLICATE_THRESHOLD and self.congestion.state == Congestion.OPEN
@@ -351,40 +290,22 @@ class SendSide:
             self.congestion.lost(self.next - self.una, self.next)
 
     def _mark_head_lost(self) -> bool:
-        record = self._records.get(self.una)
+        record = self._flight.records.get(self.una)
         if record is None or record.lost or record.delivered:
             return False
         if record.retransmitted and record.start < self.congestion.recover and self.congestion.state != Congestion.OPEN:
             return False
-        self._lose(record)
+        self._flight.lose(record)
         return True
 
     def _find_lost(self) -> None:
-        """Move transmissions overtaken by enough delivered ones from the flight to the lost."""
-        limit = self._delivered_order - DUPLICATE_THRESHOLD
-        if self._oldest_order > limit:
-            return
-        flight = self._flight
-        found = False
-        for order in range(self._oldest_order, limit + 1):
-            record = flight.get(order)
-            if record is not None:
-                self._lose(record)
-                found = True
-        self._oldest_order = limit + 1
-        if found:
+        if self._flight.lose_overtaken():
             self.congestion.lost(self.next - self.una, self.next)
-
-    def _lose(self, record: Transmission) -> None:
-        if self._flight.pop(record.order, None) is not None:
-            self.in_flight_bytes -= record.end - record.start
-        record.lost = True
-        heappush(self._lost, record.start)
 
     # -- timers ------------------------------------------------------------------------------------------------------
 
     def _arm(self, now: float) -> None:
-        if self._records:
+        if self._flight.records:
             self.rto_at = now + self._round_trip.rto
             self._arm_probe(now)
         else:
@@ -404,20 +325,17 @@ class SendSide:
     def probe_due(self, now: float) -> Transmission | None:
         """The probe timer fired: send one new segment if that is allowed, else the last one again."""
         self.probe_at = None
-        if not self._flight:
+        flight = self._flight
+        if not len(flight):
             return None
         self._probe_position = self.next
-        if not self._lost and self.next < self.end:
-            size = min(self.mss, self.end - self.next)
-            if self.next + size <= self.una + self.window:
-                record = Transmission(self.next, self.next + size, 0, now)
-                self._records[record.start] = record
-                self.next = record.end
-                self._enter_flight(record, now)
-                return record
-        last = self._flight.pop(max(self._flight))
+        size = min(self.mss, self.end - self.next)
+        if size and flight.first_lost() is None and self.next + size <= self.una + self.window:
+            return self._send_size(size, now)
+        last = flight.take_latest()
+        if last is None:
+            return None
         self._probe_resent_at = now
-        self.in_flight_bytes -= last.end - last.start
         return self._resend(last, now)
 
     def _judge_probe(self, position: int, una: int, now: float) -> None:
@@ -431,21 +349,13 @@ class SendSide:
 
     def rto_due(self, now: float) -> None:
         """The retransmission timer fired: everything in flight counts as lost (RFC 6298 s5.4 to s5.6)."""
-        head = self._records.get(self.una)
-        if head is not None and head.delivered:
-            # The peer threw away what it had selectively acknowledged (RFC 2018 s8).
-            for record in self._records.values():
-                if record.delivered:
-                    record.delivered = False
-                    self._lose(record)
-        for record in list(self._flight.values()):
-            self._lose(record)
+        head = self._flight.records.get(self.una)
+        first_time = head is None or not head.retransmitted
+        self._flight.lose_all(self.una)
         self._duplicates = 0
         self._sack_edges.clear()
         self._probe_position = self._probe_resent_at = None
         self.probe_at = None
-        self._oldest_order = self._order
-        first_time = head is None or not head.retransmitted
         self.congestion.timed_out(self.next - self.una, self.next, first_time)
         self._round_trip.back_off()
         self.rto_at = now + self._round_trip.rto

@@ -36,6 +36,7 @@ class Side:
     builder: SegmentBuilder
     link: Link
     outgoing: bytes = b""
+    written: int = 0
     close_after: bool = True
     reads: bool = True
     incoming: bytearray = field(default_factory=bytearray)
@@ -47,9 +48,9 @@ class Side:
 
     def pump(self) -> None:
         """Let the application write and read what it can."""
-        if self.outgoing:
-            self.outgoing = self.outgoing[self.endpoint.write(self.outgoing) :]
-        if not self.outgoing and self.close_after:
+        if self.written < len(self.outgoing):
+            self.written += self.endpoint.write(self.outgoing[self.written : self.written + 65536])
+        elif self.close_after:
             self.endpoint.close_write()
         while (event := self.endpoint.next_event()) is not None:
             match event:
