@@ -11,7 +11,7 @@ from pathlib import Path
 
 from infra.lab.errors import LabError, require_tool
 from infra.lab.plan import PREFIX
-from infra.lab.process import is_alive, start_time
+from infra.lab.process import MARK, is_alive, start_time
 
 # A rootless run lives in one user, mount and network namespace, held by a sleeping process. /run is not ours there:
 # a tmpfs takes its place (for the names of `ip netns`), with everything that was in it bound back.
@@ -50,7 +50,11 @@ class Place:
 
     def inside(self, namespace: str) -> tuple[str, ...]:
         """Argv prefix for people and daemons: the namespace, with /sys and /etc/netns/NAME/ to match."""
-        return (*self.prefix, "ip", "netns", "exec", namespace)
+        if self.holder is None:
+            return ("ip", "netns", "exec", namespace)
+        # Entering a mount namespace leaves one at its root.
+        enter = f'exec {" ".join(self.prefix)} env -C "$PWD" "$@"'
+        return ("sh", "-c", enter, "lab", "ip", "netns", "exec", namespace)
 
     def quick(self, namespace: str) -> tuple[str, ...]:
         """Argv prefix for `run`, from the place on: the network namespace and nothing else."""
@@ -114,14 +118,22 @@ def start_holder(folder: Path) -> tuple[int, int]:
     """Start the holder of a rootless run and return its (pid, start time) once its place is ready.
 
     Args:
-        folder: an existing folder of the run, in which the old /run is kept in sight.
+        folder: the run's folder, in which the old /run is kept in sight.
+
+    Raises:
+        LabError: the kernel refuses; carries its words.
     """
     old = folder / "run"
     old.mkdir(exist_ok=True)
     argv = ["unshare", "-Urnm", "--propagation", "private", "sh", "-c", _HOLDER, "lab-holder", str(old)]
     with open(folder / "holder.log", "wb") as log:
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, MARK: str(folder)},
         )
     assert process.stdout is not None
     with process.stdout as output:

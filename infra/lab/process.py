@@ -16,6 +16,8 @@ from infra.lab.errors import LabError
 # What a daemon inherits; the spawner's secrets (a deployment tool holds a passphrase) are not among it.
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "VIRTUAL_ENV")
 _POLL_S = 0.005
+# In the environment of everything a run starts: its folder. Finds what no record knows, after a kill -9.
+MARK = "ZTNA_LAB_RUN_DIR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +60,22 @@ def is_alive(pid: int, started: int) -> bool:
     return start_time(pid) == started
 
 
-def launch(argv: Sequence[str], *, env: Mapping[str, str], cwd: str | None, log_path: Path) -> ProcessInfo:
+def launch(
+    argv: Sequence[str], *, env: Mapping[str, str], cwd: str | None, log_path: Path, run_dir: Path
+) -> ProcessInfo:
     """Start a daemon that survives us: own session, output appended to the log, no terminal.
+
+    Args:
+        argv: the command.
+        env: added to a small inherited environment.
+        cwd: working folder; None stays in ours.
+        log_path: made with its folders if missing.
+        run_dir: folder of the run it belongs to.
 
     Raises:
         LabError: the first word of argv cannot be run, or the log cannot be written.
     """
-    full_env = {key: os.environ[key] for key in _INHERITED if key in os.environ} | dict(env)
+    full_env = {key: os.environ[key] for key in _INHERITED if key in os.environ} | dict(env) | {MARK: str(run_dir)}
     command = list(argv) if cwd is None else ["env", "-C", cwd, *argv]
     try:
         log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +109,21 @@ def send_signal(pid: int, started: int, number: int) -> bool:
         else:
             os.kill(pid, number)
     return True
+
+
+def marked(run_dir: Path) -> list[tuple[int, int]]:
+    """Find every process that a run started, or that descends from one, as (pid, start time)."""
+    mark = f"{MARK}={run_dir}".encode()
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            # The start time first: should the pid change hands in between, it will not match when it is used.
+            started = start_time(int(entry))
+            if started is not None and mark in Path(f"/proc/{entry}/environ").read_bytes().split(b"\0"):
+                found.append((int(entry), started))
+    return found
 
 
 def wait_gone(processes: Iterable[tuple[int, int]], timeout_s: float) -> list[tuple[int, int]]:

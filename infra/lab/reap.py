@@ -7,13 +7,13 @@ a namespace, are ever touched.
 import contextlib
 import os
 import signal
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 from infra.lab import state
 from infra.lab.errors import LabError
 from infra.lab.netns import Place, stop_holder
 from infra.lab.plan import PREFIX
-from infra.lab.process import is_alive, stop_all
+from infra.lab.process import is_alive, marked, start_time, stop_all, wait_gone
 
 
 def reap_stale() -> list[str]:
@@ -43,6 +43,7 @@ def reap_run(run: str, *, grace_s: float = 0.5) -> None:
             if is_alive(*record.holder):
                 _reap_namespaces(run, Place(record.holder[0]))
             stop_holder(record.holder)
+    _kill(marked(state.run_dir(run)))
     if os.geteuid() == 0:
         _reap_namespaces(run, Place())
     state.forget(run)
@@ -64,21 +65,37 @@ def _reap_namespaces(run: str, place: Place) -> None:
 
 
 def _kill_inhabitants(place: Place, names: list[str]) -> None:
-    """Kill what still runs inside namespaces: children of daemons, and shells people left open there."""
+    """Kill what still runs inside namespaces: shells people left open there, and their children."""
     root = "" if place.holder is None else f"/proc/{place.holder}/root"
     inodes = set()
     for name in names:
         with contextlib.suppress(OSError):
             inodes.add(os.stat(f"{root}/run/netns/{name}").st_ino)
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
+    _kill(inhabitants(inodes))
+
+
+def inhabitants(inodes: set[int]) -> Iterator[tuple[int, int]]:
+    """Find the processes in network namespaces given by inode, as (pid, start time)."""
+    for entry in os.listdir("/proc"):
         with contextlib.suppress(OSError):
-            if os.stat(entry / "ns" / "net").st_ino in inodes:
-                handle = os.pidfd_open(int(entry.name))
-                try:
-                    # Looked at again through the handle's lifetime: the pid cannot have changed hands since.
-                    if os.stat(entry / "ns" / "net").st_ino in inodes:
-                        signal.pidfd_send_signal(handle, signal.SIGKILL)
-                finally:
-                    os.close(handle)
+            # The start time first: should the pid change hands in between, it will not match when it is used.
+            started = start_time(int(entry)) if entry.isdigit() else None
+            if started is not None and os.stat(f"/proc/{entry}/ns/net").st_ino in inodes:
+                yield int(entry), started
+
+
+def _kill(processes: Iterable[tuple[int, int]]) -> None:
+    """KILL processes that are still the same, one by one (they lead no groups of ours), and wait for their end."""
+    killed = []
+    for pid, started in processes:
+        with contextlib.suppress(OSError):
+            if pid == os.getpid():
+                continue
+            handle = os.pidfd_open(pid)
+            try:
+                if start_time(pid) == started:
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+                    killed.append((pid, started))
+            finally:
+                os.close(handle)
+    wait_gone(killed, 2.0)

@@ -238,13 +238,13 @@ class Lab:
             name: unique within the host.
             argv: the command.
             env: added to a small inherited environment (PATH, HOME, locale).
-            cwd: working folder.
+            cwd: working folder; default is the present one.
             log_path: gets the output, appended; default is the run's own log folder.
         """
         check_name("process", name)
         default = state.run_dir(self.run_name) / "log" / f"{host}-{name}.log"
         log = Path(log_path).absolute() if log_path is not None else default
-        wanted = ProcessRecord(host, name, list(argv), dict(env or {}), cwd, str(log))
+        wanted = ProcessRecord(host, name, list(argv), dict(env or {}), cwd or os.getcwd(), str(log))
         self._settle(host, name, signal.SIGTERM, 5.0)
         with self._session() as (record, _):
             old = record.processes.get(f"{host}/{name}")
@@ -330,7 +330,13 @@ class Lab:
 
     def _launch(self, process: ProcessRecord) -> ProcessInfo:
         argv = [*self.exec_prefix(process.host), *process.argv]
-        info = launch(argv, env=process.env, cwd=process.cwd, log_path=Path(process.log_path))
+        info = launch(
+            argv,
+            env=process.env,
+            cwd=process.cwd,
+            log_path=Path(process.log_path),
+            run_dir=state.run_dir(self.run_name),
+        )
         process.pid, process.start_time = info.pid, info.start_time
         return info
 

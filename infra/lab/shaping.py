@@ -198,7 +198,7 @@ def _start(record: RunRecord, place: Place) -> None:
     argv = [*inside, sys.executable, "-m", "infra.lab.shaper", str(path)]
     log = state.run_dir(record.run) / "log" / "shaper.log"
     root = str(Path(__file__).resolve().parents[2])
-    info = launch(argv, env={"PYTHONPATH": root}, cwd=None, log_path=log)
+    info = launch(argv, env={"PYTHONPATH": root}, cwd=None, log_path=log, run_dir=state.run_dir(record.run))
     record.shaper = (info.pid, info.start_time)
     state.save(record)
     deadline = time.monotonic() + _START_TIMEOUT_S

@@ -1,5 +1,6 @@
 """Labs for the tests: one run per module that wants it, made on the best rung there is."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -47,5 +48,5 @@ class NatLab:
 
 @pytest.fixture(scope="module")
 def nat_lab() -> Iterator[NatLab]:
-    with Lab("test-nat") as lab, ExitStack() as stack:
+    with Lab(f"test-nat-{os.getpid()}") as lab, ExitStack() as stack:
         yield NatLab(lab, stack)

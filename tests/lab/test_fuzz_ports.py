@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from infra import ports
-from tests.support.bed import AGENT, BACKEND, CONNECTOR, ECHO, RELAY, RELAY_ALTERNATE, ROLE_OF, Bed
+from tests.support.bed import AGENT, BACKEND, CONNECTOR, ECHO, RELAY, RELAY_ALTERNATE, ROLE_OF, ROOT, Bed
 from tests.support.fuzz import UDP_KINDS
 
 COUNT = 10_000
@@ -33,7 +33,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
 
 def fuzz(bed: Bed, host: str, *arguments: str) -> dict[str, Any]:
     argv = [*bed.lab.exec_prefix(host), sys.executable, "-m", "tests.support.fuzz", *arguments]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=110, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     seen: dict[str, Any] = json.loads(done.stdout)
     return seen

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import os
 import re
 import statistics
 import sys
@@ -57,7 +58,7 @@ class Wire:
 
 @pytest.fixture(scope="module")
 def wire() -> Iterator[Wire]:
-    with Lab("test-wire") as lab, ExitStack() as stack:
+    with Lab(f"test-wire-{os.getpid()}") as lab, ExitStack() as stack:
         yield Wire(lab, stack)
 
 

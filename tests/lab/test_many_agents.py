@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra import ports
-from tests.support.bed import AGENT, CONNECTOR, RELAY, Bed, Service
+from tests.support.bed import AGENT, CONNECTOR, RELAY, ROOT, Bed, Service
 from tests.support.many_agents import SOURCE_PORT, Tally
 from tests.support.v1_clients import Profile
 from ztna.io.quic_types import ClientSettings
@@ -37,7 +37,7 @@ def test_no_packet_of_20000_reaches_another_agent(tmp_path: Path) -> None:
         path = tmp_path / "spec.json"
         path.write_text(json.dumps(spec))
         argv = [*bed.lab.exec_prefix(AGENT), sys.executable, "-m", "tests.support.many_agents", str(path)]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=150, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=150, check=False, cwd=ROOT)
         assert done.returncode == 0, done.stderr[-2000:]
         seen = json.loads(done.stdout)
         print(seen)

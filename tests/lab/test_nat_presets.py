@@ -1,6 +1,7 @@
 """Each preset as an independent classifier sees it: pystun3 behind the NAT, Debian's coturn in front of it."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ from tests.lab.probe import Probe
 pytestmark = pytest.mark.lab
 
 _CLASSIFY = """
-import json, socket, stun
+import json
+import os, socket, stun
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.settimeout(0.25)
 sock.bind(("%(address)s", 0))
@@ -31,7 +33,7 @@ _BINDING = "\x00\x01\x00\x00" + "0123456789abcdef"
 @pytest.fixture(scope="module")
 def stun_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("coturn")
-    with Lab("test-presets") as lab:
+    with Lab(f"test-presets-{os.getpid()}") as lab:
         lab.realise(two_nat_topology(preset("port-restricted"), preset("port-restricted")))
         start_coturn(lab, folder)
         yield lab
