@@ -11,7 +11,7 @@ from typing import Any
 from infra.verify.stats import median, percentile
 from tests.bench.model import Row, limited
 from tests.bench.path import cpu_of_flow
-from tests.support.bed import AGENT, RELAY, Bed, BedError
+from tests.support.bed import AGENT, RELAY, ROOT, Bed, BedError
 
 _IDLE_LIMIT_KIB = 64.0
 _CPU_RATIO_LIMIT = 1.3
@@ -36,8 +36,9 @@ def idle_sessions(bed: Bed, count: int) -> Iterator[dict[str, Any]]:
         return
     bed.path("load.json").write_text(json.dumps(bed.agent_profile("load")))
     process = subprocess.Popen(
-        _load_argv(bed, "idle", count), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        _load_argv(bed, "idle", count), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, cwd=ROOT,
+    )  # fmt: skip
     assert process.stdout is not None
     try:
         line = process.stdout.readline()
@@ -94,8 +95,9 @@ def handshakes(bed: Bed, *, quick: bool) -> tuple[list[Row], dict[str, Any]]:
     seconds = 3.0 if quick else 8.0
     before = bed.cpu_s(RELAY)
     done = subprocess.run(
-        _load_argv(bed, "handshakes", seconds), capture_output=True, text=True, timeout=seconds + 60, check=False
-    )
+        _load_argv(bed, "handshakes", seconds), capture_output=True, text=True, timeout=seconds + 60, check=False,
+        cwd=ROOT,
+    )  # fmt: skip
     spent = bed.cpu_s(RELAY) - before
     if done.returncode or not done.stdout:
         raise BedError(f"the load generator failed: {done.stderr[-600:]}")

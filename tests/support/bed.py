@@ -35,6 +35,9 @@ ROLE_OF = {RELAY: "intermediate", CONNECTOR: "connector", AGENT: "agent"}
 SINK_PORT = 9998
 READY_TIMEOUT_S = 20.0
 
+ROOT = Path(__file__).resolve().parents[2]
+"""Working directory of programs of `tests`, which are found from there."""
+
 CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
