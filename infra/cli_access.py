@@ -66,23 +66,24 @@ def _page(place: Place) -> dict[str, Any]:
 
 
 def _show_status(outputs: StackOutputs, pages: dict[str, dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from infra.cli_show import in_order, table_console
     from infra.verify.status import read_status
 
     table = Table(title=f"Stack {outputs.stack}", title_justify="left", pad_edge=False)
     for column in ("place", "role", "state", "observed address", "services", "up", "pid"):
         table.add_column(column, overflow="fold")
-    for name, page in pages.items():
+    for name, _ in in_order({name: outputs.places[name] for name in pages}):
+        page = pages[name]
         seen = read_status(page)
-        services = ", ".join(f"{service}: {state}" for service, state in seen.services.items())
+        services = "\n".join(f"{service} {state}".strip() for service, state in seen.services.items())
         observed = f"{seen.observed[0]}:{seen.observed[1]}" if seen.observed else ""
         uptime = f"{float(page['uptime_s']):.0f} s" if "uptime_s" in page else ""
         role = seen.role or outputs.places[name].kind
         words = (services or str(page.get("error", ""))) or "-"
         table.add_row(name, role, seen.state, observed, words, uptime, str(seen.pid or ""))
-    Console().print(table)
+    table_console().print(table)
 
 
 def complete_place(ctx: typer.Context) -> list[str]:

@@ -61,8 +61,9 @@ def list_keys(stack: StackOption = "lab", engine: EngineOption = "auto", as_json
         if as_json:
             print_json(rows)
             return
-        from rich.console import Console
         from rich.table import Table
+
+        from infra.cli_show import table_console
 
         table = Table(pad_edge=False)
         for column in ("key", "value", "default", "help"):
@@ -70,7 +71,7 @@ def list_keys(stack: StackOption = "lab", engine: EngineOption = "auto", as_json
         for row in rows:
             default = "required" if row["default"] is None else row["default"]
             table.add_row(row["key"], row["value"] or "", default, f"{row['help']}; for example {row['example']}")
-        Console().print(table)
+        table_console().print(table)
 
 
 KeyArgument = Annotated[str, typer.Argument(help="Key, such as lab:agentNat.", autocompletion=complete_key)]

@@ -95,7 +95,7 @@ class Display:
 
 
 def readable(message: str) -> str:
-    """Return an error as its raiser worded it: dynamic providers send the whole traceback, with the type's full name."""
+    """Return an error as its raiser worded it; dynamic providers send it as a whole traceback."""
     if not message.startswith("Traceback (most recent call last)"):
         return message.strip()
     frames = list(re.finditer(r"^[A-Za-z_][\w.]*(?:: |$)", message, re.MULTILINE))

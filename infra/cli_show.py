@@ -1,13 +1,23 @@
 """What a stack looks like to its user: tables of places and services, and how to use them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console
 from rich.table import Table
 
-from infra.outputs import AgentOutput, NatOutput, ServiceOutput, StackOutputs
+from infra.outputs import AgentOutput, NatOutput, Place, ServiceOutput, StackOutputs
 from infra.ports import HTTP
 from infra.wiring import forward_key
+
+
+PLAIN_WIDTH = 120
+"""Columns where there is no terminal to ask."""
+
+
+def table_console() -> Console:
+    """Return a console on standard output, as wide as the terminal, or wide enough for our tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
 
 
 def show_stack(outputs: StackOutputs, console: Console) -> None:
@@ -26,10 +36,17 @@ def show_stack(outputs: StackOutputs, console: Console) -> None:
 
 def places_table(outputs: StackOutputs) -> Table:
     """Return the table of places, addresses and NATs."""
-    table = _table("Places", ("place", "role", "address", "NAT in front (mapping, filtering)", "public address"))
-    for name, place in outputs.places.items():
-        table.add_row(name, place.kind, place.address, nat_words(place.nat), _public(place.address, place.nat))
+    table = _table("Places", ("place", "role", "address", "NAT in front", "public address"))
+    for name, place in in_order(outputs.places):
+        table.add_row(name, place.kind, place.address, nat_words(place.nat), _public(place))
     return table
+
+
+def in_order(places: Mapping[str, Place]) -> list[tuple[str, Place]]:
+    """Return places from the intermediate outwards (engines hand mappings back in any order)."""
+    order = ("intermediate", "connector", "agent", "backend")
+    rank = {kind: index for index, kind in enumerate(order)}
+    return sorted(places.items(), key=lambda item: (rank.get(item[1].kind, len(order)), item[0]))
 
 
 def services_table(outputs: StackOutputs) -> Table:
@@ -43,11 +60,11 @@ def services_table(outputs: StackOutputs) -> Table:
 def nat_words(nat: NatOutput | None) -> str:
     """Return a NAT's behaviour in the words of RFC 4787."""
     if nat is None:
-        return "none"
+        return "-"
     if nat.udp_blocked:
         return f"{nat.name}: blocks UDP"
     levels = f", {nat.levels} levels" if nat.levels > 1 else ""
-    return f"{nat.name}: {nat.mapping}, {nat.filtering}{levels}"
+    return f"{nat.name}{levels}\nmapping {nat.mapping}\nfiltering {nat.filtering}"
 
 
 def port_words(service: ServiceOutput) -> str:
@@ -79,8 +96,10 @@ def _commands(agent: AgentOutput, service: ServiceOutput) -> Iterable[str]:
             yield f"curl http://{target}/get"
 
 
-def _public(address: str, nat: NatOutput | None) -> str:
-    return nat.public_address if nat is not None else address
+def _public(place: Place) -> str:
+    if place.nat is not None:
+        return place.nat.public_address
+    return place.address if place.kind == "intermediate" else "-"
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:

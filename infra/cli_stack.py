@@ -47,11 +47,9 @@ def up(
         if as_json:
             print_json({**_json(result), "outputs": outputs})
         else:
-            from rich.console import Console
+            from infra.cli_show import show_stack, table_console
 
-            from infra.cli_show import show_stack
-
-            show_stack(from_exports(outputs), Console())
+            show_stack(from_exports(outputs), table_console())
 
 
 def preview(
@@ -122,12 +120,10 @@ def output(
         elif as_json:
             print_json(outputs)
         else:
-            from rich.console import Console
-
-            from infra.cli_show import show_stack
+            from infra.cli_show import show_stack, table_console
 
             try:
-                show_stack(from_exports(outputs), Console())
+                show_stack(from_exports(outputs), table_console())
             except OutputsError as error:
                 raise CliFailure(f"stack {stack!r}: {error}", ExitCode.NO_STACK) from error
 

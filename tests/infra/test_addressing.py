@@ -89,7 +89,7 @@ def test_a_lab_that_overlaps_the_overlay_is_refused() -> None:
 
 
 def test_a_segment_without_room_for_the_hosts_is_refused() -> None:
-    with pytest.raises(AddressingError, match="public 172.20.0.0/27 is too small"):
+    with pytest.raises(AddressingError, match=r"public 172\.20\.0\.0/27 is too small"):
         LabPlan(public=IPv4Network("172.20.0.0/27"), agent_lan=LAB.agent_lan, connector_lan=LAB.connector_lan)
 
 

@@ -18,7 +18,7 @@ def test_resources_are_called_after_their_parent() -> None:
 
 @pytest.mark.parametrize("name", ["", "Lab", "1lab", "lab-", "-lab", "a.b", "a/b", "a b", "x" * 33, "a\n"])
 def test_what_is_no_label_is_refused_and_named(name: str) -> None:
-    with pytest.raises(ValueError, match="^stack ") as failure:
+    with pytest.raises(ValueError, match=r"^stack ") as failure:
         spiffe_id(name, "agent", "a")
     assert repr(name) in str(failure.value)
 
@@ -29,5 +29,5 @@ def test_labels_are_returned_as_they_are(name: str) -> None:
 
 
 def test_a_wildcard_is_no_role() -> None:
-    with pytest.raises(ValueError, match="^role "):
+    with pytest.raises(ValueError, match=r"^role "):
         grant_name("*", "echo-service")

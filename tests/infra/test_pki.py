@@ -103,9 +103,9 @@ def test_keys_are_not_printed() -> None:
 
 
 def test_an_unusable_ca_or_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="^name "):
+    with pytest.raises(ValueError, match=r"^name "):
         leaf(pki.client_names("lab", "agent", "Laptop!", []))
-    with pytest.raises(ValueError, match="PEM|key"):
+    with pytest.raises(ValueError, match=r"PEM|key"):
         pki.make_leaf(
             pki.KeyPair(cert_pem=CA.cert_pem, key_pem="x"), pki.client_names("lab", "agent", "a", []), now=NOW, days=1
         )
