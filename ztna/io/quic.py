@@ -245,7 +245,6 @@ class QuicEndpoint:
             peer.trimmed = True
             connection.trim()
             peer.probe_at = now
-        self._sizes.recovered(peer, now)
         address = connection.validated_address
         if address is not None and address != peer.address:
             peer.address = address
@@ -344,7 +343,7 @@ class QuicEndpoint:
         except Exception as exc:
             self._failed(peer, exc)
             return
-        self._sizes.suspect_black_hole(peer)
+        self._sizes.suspect_black_hole(peer, now)
         self.mark_dirty(peer)
         self._drain_events(peer, now)
 
@@ -393,7 +392,9 @@ class QuicEndpoint:
             self._drain_events(peer, now)
         if peer in self._table:
             due = timer if timer is not None else math.inf
-            self._timers.arm(peer, min(due, peer.handshake_deadline, peer.keepalive_at, peer.probe_at))
+            if not peer.closed:
+                due = min(due, peer.handshake_deadline, peer.keepalive_at, peer.probe_at, connection.black_hole_at)
+            self._timers.arm(peer, due)
 
     def _send_now(self, data: bytes, address: Address) -> None:
         self._outgoing.append((data, address))

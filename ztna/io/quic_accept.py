@@ -19,7 +19,7 @@ from aioquic.quic.retry import TOKEN_LIFETIME, QuicRetryTokenHandler
 
 from ztna.io.quic_config import SUPPORTED_VERSIONS, server_configuration
 from ztna.io.quic_connection import GuardedConnection
-from ztna.io.quic_guard import AdmissionLimits, TokenBuckets, UsedTokens, source_key
+from ztna.io.quic_guard import AdmissionLimits, TokenBucket, TokenBuckets, UsedTokens, carries_no_token, source_key
 from ztna.io.quic_parts import CID_BYTES, MIN_UDP_PAYLOAD, random_cid
 from ztna.io.quic_peer import Peer
 from ztna.io.quic_types import QuicCounters, ServerSettings
@@ -49,6 +49,7 @@ class Acceptor:
 
     def _set_limits(self, limits: AdmissionLimits) -> None:
         self._limits = limits
+        self._stateless = TokenBucket(limits.stateless_rate, limits.stateless_burst)
         self._retry_buckets = TokenBuckets(limits.retry_rate, limits.retry_burst, limits.sources)
         self._handshake_buckets = TokenBuckets(limits.handshake_rate, limits.handshake_burst, limits.sources)
         self._version_buckets = TokenBuckets(
@@ -80,6 +81,9 @@ class Acceptor:
             return None
         if len(data) < MIN_UDP_PAYLOAD:
             counters.dropped_initial_small += 1
+            return None
+        if settings.retry and carries_no_token(data) and not self._stateless.take(now):
+            counters.dropped_flood += 1
             return None
         try:
             header = pull_quic_header(Buffer(data=data), host_cid_length=CID_BYTES)

@@ -6,7 +6,7 @@ from typing import Final
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicProtocolVersion
 
-from ztna.io.quic_parts import CID_BYTES, MIN_UDP_PAYLOAD
+from ztna.io.quic_parts import CID_BYTES, CONGESTION_CONTROL, MIN_UDP_PAYLOAD
 from ztna.io.quic_types import ClientSettings, ServerSettings
 
 SUPPORTED_VERSIONS: Final = (QuicProtocolVersion.VERSION_1,)
@@ -21,6 +21,7 @@ def client_configuration(settings: ClientSettings) -> QuicConfiguration:
         cadata=settings.ca_pem.strip() + b"\n",
         certificate=credentials.certificate if credentials is not None else None,
         certificate_chain=list(credentials.chain) if credentials is not None else [],
+        congestion_control_algorithm=CONGESTION_CONTROL,
         connection_id_length=CID_BYTES,
         idle_timeout=settings.idle_timeout_s,
         is_client=True,
@@ -41,6 +42,7 @@ def server_configuration(settings: ServerSettings) -> QuicConfiguration:
         alpn_protocols=list(settings.alpn),
         certificate=settings.credentials.certificate,
         certificate_chain=list(settings.credentials.chain),
+        congestion_control_algorithm=CONGESTION_CONTROL,
         connection_id_length=CID_BYTES,
         idle_timeout=settings.idle_timeout_s,
         is_client=False,

@@ -10,6 +10,7 @@ Different from `aioquic.quic.connection.QuicConnection` (checked against 1.7.2; 
 - UDP payloads start at 1200 bytes and grow only after a padded probe was acknowledged (RFC 8899).
 """
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable
@@ -44,10 +45,14 @@ from ztna.io.quic_parts import (
     NO_BUFFERS,
     SILENT,
     FrameHandlers,
+    SizeAwareReno,
     SpentTls,
     random_cid,
 )
 from ztna.io.quic_types import ConnectionLimits
+
+BLACK_HOLE_LOSSES: Final = 4
+BLACK_HOLE_S: Final = 0.25
 
 _SHORT_HEADER_OVERHEAD: Final = 1 + 2 + 16 + 3
 """First byte, packet number, AEAD tag, DATAGRAM frame type and length; the peer's CID comes on top."""
@@ -140,8 +145,21 @@ class GuardedConnection(QuicConnection):
 
     @property
     def pto_count(self) -> int:
-        """Probe time-outs in a row without an acknowledgement."""
+        """Probe time-outs in a row without an acknowledgement (RFC 9002 s6.2); clients judge by it whether a relay lives."""
         return self._loss._pto_count
+
+    @property
+    def _congestion(self) -> SizeAwareReno:
+        assert isinstance(self._loss._cc, SizeAwareReno)
+        return self._loss._cc
+
+    @property
+    def black_hole_at(self) -> float:
+        """When to conclude that the path swallows large packets unless one passes before; mostly infinity."""
+        congestion = self._congestion
+        if congestion.large_lost < BLACK_HOLE_LOSSES or not congestion.small_passed:
+            return math.inf
+        return congestion.large_lost_since + BLACK_HOLE_S
 
     def peer_certificate_chain(self) -> list[bytes]:
         """DER of the peer's certificate and what came with it, leaf first; empty if none. Gone after `trim`."""
@@ -264,7 +282,10 @@ class GuardedConnection(QuicConnection):
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
-        if not self._is_client:
+        if self._is_client:
+            # Two key shares instead of four keep the ClientHello in one packet and save half a millisecond.
+            self.tls._supported_groups = [tls.Group.X25519, tls.Group.SECP256R1]
+        else:
             self.tls._request_client_certificate = self._request_client_certificate
 
     def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
@@ -350,3 +371,4 @@ class GuardedConnection(QuicConnection):
     def _set_udp_payload(self, size: int) -> None:
         self._max_datagram_size = size
         self._loss._pacer._max_datagram_size = size
+        self._congestion.set_payload(size)

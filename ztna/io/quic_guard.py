@@ -10,13 +10,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
-    """Bounds of what strangers can make us do. Rates are per source address (/64 for IPv6) and second."""
+    """Bounds of what strangers can make us do. Rates are per second and per source address (/64 for IPv6).
+
+    `stateless_*` bounds Retry and Version Negotiation for all sources together: under a flood from forged addresses
+    the rest is dropped before it is parsed, while handshakes that carry a token go on.
+    """
 
     half_open: int = 512
     half_open_per_source: int = 128
     handshake_timeout_s: float = 5.0
     retry_rate: float = 500.0
     retry_burst: float = 1000.0
+    stateless_rate: float = 4000.0
+    stateless_burst: float = 4000.0
     handshake_rate: float = 200.0
     handshake_burst: float = 512.0
     version_negotiation_rate: float = 20.0
@@ -24,6 +30,27 @@ class AdmissionLimits:
     sources: int = 8192
     used_tokens: int = 16_384
     max_connections: int = 20_000
+
+
+class TokenBucket:
+    """One token bucket, for what all sources together may cost us."""
+
+    __slots__ = ("_at", "_burst", "_rate", "_tokens")
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._tokens = burst
+        self._at = 0.0
+
+    def take(self, now: float) -> bool:
+        """Take one token; False if there is none."""
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
 
 
 class TokenBuckets:
@@ -75,6 +102,16 @@ class UsedTokens:
         if cid in spent:
             return False
         spent[cid] = now
+        return True
+
+
+def carries_no_token(data: bytes) -> bool:
+    """Whether a long-header datagram is no QUIC v1 Initial with a token; reads four bytes, parses nothing."""
+    try:
+        at = 6 + data[5]
+        at += 1 + data[at]
+        return data[0] & 0x30 != 0 or data[1:5] != b"\0\0\0\1" or data[at] == 0
+    except IndexError:
         return True
 
 

@@ -1,13 +1,16 @@
 """Parts that replace pieces of aioquic's connection: cheaper in memory and time, or silent."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from aioquic import tls
 from aioquic._buffer import Buffer
+from aioquic.quic.congestion.base import register_congestion_control
+from aioquic.quic.congestion.reno import RenoCongestionControl
 from aioquic.quic.connection import EPOCHS
 from aioquic.quic.crypto import CryptoPair
+from aioquic.quic.packet_builder import QuicSentPacket
 from aioquic.quic.recovery import QuicPacketSpace
 
 # Members are singletons, so identity hashes them as well as the name does, without a Python call; aioquic looks epochs
@@ -91,6 +94,58 @@ DEAD_CRYPTO: Final = CryptoPair()
 DEAD_SPACE: Final = QuicPacketSpace()
 DEAD_SPACE.discarded = True
 NO_BUFFERS: Final[dict[tls.Epoch, Buffer]] = {}
+
+
+class SizeAwareReno(RenoCongestionControl):
+    """NewReno that takes no lost size probe for congestion (RFC 8899 s3) and counts large packets lost in a row."""
+
+    def __init__(self, *, max_datagram_size: int) -> None:
+        super().__init__(max_datagram_size=max_datagram_size)
+        self.large_lost = 0
+        self.large_lost_since = 0.0
+        self.small_passed = False
+
+    def set_payload(self, size: int) -> None:
+        """The size of UDP payloads from now on, in bytes."""
+        self._max_datagram_size = size
+        self.large_lost = 0
+
+    def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
+        """Note whether large packets pass, or only small ones."""
+        if packet.sent_bytes > MIN_UDP_PAYLOAD:
+            self.large_lost = 0
+        elif self.large_lost:
+            self.small_passed = True
+        super().on_packet_acked(now=now, packet=packet)
+
+    def on_packets_expired(self, *, packets: Iterable[QuicSentPacket]) -> None:
+        """Packets given up without a congestion event."""
+        packets = list(packets)
+        self._count_large(packets)
+        super().on_packets_expired(packets=packets)
+
+    def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
+        """A congestion event, unless only a size probe was lost."""
+        packets = list(packets)
+        probes = [packet for packet in packets if packet.sent_bytes > self._max_datagram_size]
+        if probes:
+            super().on_packets_expired(packets=probes)
+            packets = [packet for packet in packets if packet.sent_bytes <= self._max_datagram_size]
+        self._count_large(packets)
+        if packets:
+            super().on_packets_lost(now=now, packets=packets)
+
+    def _count_large(self, packets: list[QuicSentPacket]) -> None:
+        for packet in packets:
+            if packet.sent_bytes > MIN_UDP_PAYLOAD:
+                if not self.large_lost:
+                    self.large_lost_since = packet.sent_time or 0.0
+                    self.small_passed = False
+                self.large_lost += 1
+
+
+CONGESTION_CONTROL: Final = "size-aware-reno"
+register_congestion_control(CONGESTION_CONTROL, SizeAwareReno)
 
 
 def random_cid() -> bytes:

@@ -1,8 +1,8 @@
 """How large UDP payloads may be: probe upwards once connected, fall back when the path swallows large packets.
 
 A padded PING of the wanted size is sent when the handshake is confirmed; only its acknowledgement raises the size
-(RFC 8899 s4.1). Three probe time-outs in a row look like a black hole: the size falls to 1200 and is probed again when
-packets return.
+(RFC 8899 s4.1). Large packets lost in a row look like a black hole (s4.3): the size falls to 1200, which always passes,
+and is probed again, ever more rarely.
 """
 
 import math
@@ -14,7 +14,6 @@ from ztna.io.quic_types import PayloadLimit, PeerEvent, QuicCounters
 from ztna.io.udp import Datagram
 
 RETRY_S: Final = (0.5, 2.0, 10.0, 60.0)
-BLACK_HOLE_PTO_COUNT: Final = 3
 
 
 class SizeProber:
@@ -35,21 +34,15 @@ class SizeProber:
             return []
         return connection.size_probe(now, lambda acknowledged: self._settled(peer, acknowledged))
 
-    def suspect_black_hole(self, peer: Peer) -> None:
-        """Look at the probe time-outs after a timer; shrink if they are too many."""
+    def suspect_black_hole(self, peer: Peer, now: float) -> None:
+        """Shrink if for a while only small packets passed."""
         connection = peer.connection
-        if connection.pto_count < BLACK_HOLE_PTO_COUNT or not peer.established or peer.closed:
+        if not peer.established or peer.closed or now < connection.black_hole_at:
             return
         if connection.shrink_udp_payload():
             self._counters.payload_shrunk += 1
-            peer.shrunk = True
+            peer.probe_at = now + RETRY_S[0]
             self._deliver(peer, PayloadLimit(connection.max_datagram_payload))
-
-    def recovered(self, peer: Peer, now: float) -> None:
-        """Packets come again: probe at once."""
-        if peer.shrunk and peer.connection.pto_count == 0:
-            peer.shrunk = False
-            peer.probe_at = now
 
     def _settled(self, peer: Peer, acknowledged: bool) -> None:
         if acknowledged:

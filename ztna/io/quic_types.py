@@ -161,6 +161,7 @@ class QuicCounters:
     dropped_no_server: int = 0
     dropped_unknown_cid: int = 0
     dropped_rate: int = 0
+    dropped_flood: int = 0
     dropped_half_open: int = 0
     dropped_connections_full: int = 0
     dropped_error: int = 0
