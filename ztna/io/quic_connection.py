@@ -145,7 +145,7 @@ class GuardedConnection(QuicConnection):
 
     @property
     def pto_count(self) -> int:
-        """Probe time-outs in a row without an acknowledgement (RFC 9002 s6.2); clients judge by it whether a relay lives."""
+        """Probe time-outs in a row without an acknowledgement (RFC 9002 s6.2); tells clients whether a relay lives."""
         return self._loss._pto_count
 
     @property
