@@ -201,7 +201,9 @@ class Bed:
     def _leaf(self, name: str, names: pki.LeafNames) -> None:
         pair = pki.make_leaf(self.ca, names, now=_now(), days=2)
         self.path(f"{name}.cert.pem").write_text(pair.cert_pem)
-        self.path(f"{name}.key.pem").write_text(pair.key_pem)
+        key = self.path(f"{name}.key.pem")
+        key.touch(mode=0o600)
+        key.write_text(pair.key_pem)
 
     def _write(self, name: str, config: Mapping[str, Any], owner: str | None = None) -> None:
         """Write a role's file, with the directory and the owner's own certificate in place of the templates."""
