@@ -209,7 +209,7 @@ class UdpSocket:
             if (
                 run
                 and to == run_to
-                and size <= run_size
+                and 0 < size <= run_size
                 and run_bytes + size <= MAX_GSO_BYTES
                 and len(run) < MAX_GSO_SEGMENTS
             ):
