@@ -29,7 +29,7 @@ from infra.engine.stackconfig import StackConfig
 from infra.engine.state import Deployment, ResourceState, deployment_from_json, salt_of
 from infra.engine.steps import Op, Planner, Step
 
-PROGRAM_EXIT_S = 5.0
+PROGRAM_EXIT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +227,8 @@ class _Work:
         finally:
             registrar.finished.set()
             self._executor.wait_idle(lambda: self._operation._interrupts > 1)
-            running.wait(PROGRAM_EXIT_S)
+            if self._operation._interrupts < 2:
+                running.wait(PROGRAM_EXIT_S)
             running.stop()
             self.snapshot.save()
 

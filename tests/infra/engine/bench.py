@@ -88,7 +88,7 @@ class InProcessProgram:
             )
         )  # fmt: skip
         try:
-            loop.run_until_complete(pulumi.runtime.run_in_stack(self._program))  # type: ignore[arg-type]
+            loop.run_until_complete(pulumi.runtime.run_in_stack(self._program))
             self._code = 0
         except Exception as error:
             pulumi.log.error(f"{type(error).__name__}: {error}")
@@ -153,9 +153,10 @@ class Bench:
         """Finished operations by resource name, without the stack and providers."""
         result: dict[str, list[str]] = {}
         for event in self.events:
-            if isinstance(event, ResourceStep) and event.phase is Phase.FINISHED and not is_provider(event.type):
-                if event.type != "pulumi:pulumi:Stack":
-                    result.setdefault(event.name, []).append(event.operation)
+            if not isinstance(event, ResourceStep) or event.phase is not Phase.FINISHED:
+                continue
+            if event.type != "pulumi:pulumi:Stack" and not is_provider(event.type):
+                result.setdefault(event.name, []).append(event.operation)
         return result
 
     def errors(self) -> str:
