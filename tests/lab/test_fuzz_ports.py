@@ -20,7 +20,7 @@ ROLES = (RELAY, CONNECTOR, AGENT)
 
 _SAMPLE = re.compile(r"^(\w+)(\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
 _OUTCOMES = re.compile(
-    r"_(dropped|retries_sent|quic_retry_token_failures|version_negotiations_sent|accepted|answered|refused_attributes)(_total)?$"
+    r"_(dropped|dropped_rcvbuf|retries_sent|quic_retry_token_failures|version_negotiations_sent|accepted|answered|refused_attributes)(_total)?$"
 )
 
 
@@ -47,9 +47,10 @@ def udp_port(bed: Bed, role: str) -> str:
 
 
 def samples(bed: Bed, role: str) -> dict[str, float]:
-    """The role's metrics by name and labels."""
+    """The role's metrics by name and labels, and what its kernel dropped for want of room in a socket's buffer."""
     page = bed.page(role, f"http://127.0.0.1:{ports.METRICS[ROLE_OF[role]]}/metrics")
-    return {name + labels: float(value) for name, labels, value in _SAMPLE.findall(page["text"])}
+    seen = {name + labels: float(value) for name, labels, value in _SAMPLE.findall(page["text"])}
+    return seen | {"kernel_dropped_rcvbuf": float(bed.probe(role, "udp-counters")["RcvbufErrors"])}
 
 
 def changed(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
