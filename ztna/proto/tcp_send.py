@@ -206,6 +206,7 @@ class SendSide:
         una = self.una
         count = position - una
         sample = -1.0
+        ambiguous = False
         at = una
         while at < position:
             record = records.pop(at, None)
@@ -218,9 +219,11 @@ class SendSide:
             at = record.end
             if not record.delivered:
                 flight.delivered(record, now, round_trip.minimum)
-                if not record.retransmitted:
-                    sample = now - record.sent_at
-        if sample >= 0:
+                if record.retransmitted:
+                    ambiguous = True
+                sample = now - record.sent_at
+        # Segments behind a hole are acknowledged only when it is filled, which says nothing of the path (Karn's rule).
+        if sample >= 0 and not ambiguous:
             round_trip.sample(sample)
         round_trip.progress()
         base = una or 1
@@ -329,6 +332,7 @@ class SendSide:
         if not len(flight):
             return None
         self._probe_position = self.next
+        self.rto_at = now + self._round_trip.rto
         size = min(self.mss, self.end - self.next)
         if size and flight.first_lost() is None and self.next + size <= self.una + self.window:
             return self._send_size(size, now)

@@ -154,6 +154,8 @@ class Pair:
             due = side.endpoint.get_timer()
             if due is not None and due <= self.now:
                 side.endpoint.handle_timer(self.now)
+        for side in self.sides:
+            side.pump()
         return True
 
     def run(self, until: Callable[[], bool], *, limit_s: float = 3600.0) -> float:
