@@ -77,16 +77,16 @@ def await_ready(handle: LabHandle, props: Mapping[str, Any], log: Path) -> None:
         *("-I", "-S", PROBE, "--until-ready", f"{timeout_s:g}", str(props["ready_url"])),
     ]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as probe:
-        reason = _probe_result(probe, timeout_s, lambda: handle.is_running(host, name))
+        reason = _probe_result(probe, timeout_s, lambda: handle.is_alive(host, name))
     if reason is not None:
         raise LabError(f"{name} on host {host} {reason}\nthe end of its log, {log}:\n{tail(log)}")
 
 
-def _probe_result(probe: "subprocess.Popen[str]", timeout_s: float, is_running: Callable[[], bool]) -> str | None:
+def _probe_result(probe: "subprocess.Popen[str]", timeout_s: float, is_alive: Callable[[], bool]) -> str | None:
     """Return why a probed process is not ready, None when it is."""
     deadline = time.monotonic() + timeout_s + PROBE_START_S
     while probe.poll() is None:
-        if not is_running():
+        if not is_alive():
             probe.kill()
             return "ended at once"
         if time.monotonic() > deadline:

@@ -79,6 +79,11 @@ class LabHandle:
             return False
         return record.rung is Rung.LOOPBACK or _namespaces(self.run, node) <= _place(record).namespaces()
 
+    def is_alive(self, host: str, name: str) -> bool:
+        """Return whether a process lives, be it still on its way into its namespace."""
+        process = self._process(self.record(), host, name)
+        return process is not None and is_alive(process.pid, process.start_time)
+
     def is_running(self, host: str, name: str) -> bool:
         """Return whether a process lives, in the namespace that its host has now."""
         record = self.record()

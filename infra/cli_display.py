@@ -76,7 +76,7 @@ class Display:
             self._running.pop(event.urn, None)
             failed = event.phase is Phase.FAILED
             self._failures.add(readable(event.message))
-            if failed or self._verbose or event.operation not in QUIET_OPERATIONS:
+            if failed or self._verbose or worth_a_line(event):
                 self._print(step_line(event), style="bold red" if failed else "")
             if self._progress is not None and self._task is not None:
                 self._progress.advance(self._task)
@@ -92,6 +92,11 @@ class Display:
     def _print(self, text: str, style: str = "") -> None:
         console = self._progress.console if self._progress is not None else self._console
         console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def worth_a_line(event: ResourceStep) -> bool:
+    """Return whether a user wants to see this step: not what stayed as it was, nor the engine's own providers."""
+    return event.operation not in QUIET_OPERATIONS and not event.type.startswith("pulumi:providers:")
 
 
 def readable(message: str) -> str:

@@ -9,7 +9,6 @@ from infra.outputs import AgentOutput, NatOutput, Place, ServiceOutput, StackOut
 from infra.ports import HTTP
 from infra.wiring import forward_key
 
-
 PLAIN_WIDTH = 120
 """Columns where there is no terminal to ask."""
 
