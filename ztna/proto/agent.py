@@ -2,10 +2,16 @@
 
 Flow: see `ztna.proto.client`; a packet from the local side goes to the service whose virtual address it names, as a
 service-routed message. What comes back is delivered if it is from a service to our own virtual address.
+
+An intermediate that restarted knows no flows, and drops what a connector sends until the agent speaks. In a download
+the agent has nothing to say, so the last acknowledgment of each TCP connection is kept and sent again after
+registration: to TCP it is a duplicate (RFC 5681 s2), to the intermediate it opens the flow.
 """
 
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
+from itertools import islice
+from typing import Final
 
 from ztna.proto.client import (
     ClientCommand,
@@ -20,7 +26,7 @@ from ztna.proto.client import (
     SendStream,
 )
 from ztna.proto.limits import AgentLimits
-from ztna.proto.packet import build_fragmentation_needed, well_formed
+from ztna.proto.packet import TCP, build_fragmentation_needed, well_formed
 from ztna.proto.signalling import SignallingMessage
 from ztna.proto.stats import AgentStats
 from ztna.proto.wire import RegisterAgent, service_routed_prefix
@@ -37,6 +43,12 @@ __all__ = [
     "SendDatagram",
     "SendStream",
 ]
+
+# An IPv4 header and a TCP header with all their options: what is longer carries data.
+LONGEST_ACK_BYTES: Final = 120
+FIN_SYN_RST: Final = 0x07
+RST: Final = 0x04
+ACK: Final = 0x10
 
 
 class AgentControl(ClientControl):
@@ -67,6 +79,9 @@ class AgentControl(ClientControl):
             for service, address in services.items()
         }
         self._denied = self._registration.denied
+        self._limits = limits
+        # Last acknowledgment of each TCP connection by its addresses and ports, least recent first.
+        self._acknowledgments: dict[bytes, bytes] = {}
 
     @property
     def max_packet_bytes(self) -> int:
@@ -95,6 +110,8 @@ class AgentControl(ClientControl):
             if len(wrapped) <= self._budget_bytes:
                 stats.packets_sent += 1
                 stats.bytes_sent += len(wrapped)
+                if packet[9] == TCP and len(packet) <= LONGEST_ACK_BYTES:
+                    self._remember(packet)
                 return wrapped
             stats.drop_oversize += 1
             self._answer_too_large(packet, self._budget_bytes - len(route[1]))
@@ -104,6 +121,30 @@ class AgentControl(ClientControl):
         error = build_fragmentation_needed(int.from_bytes(packet[16:20], "big"), packet, mtu_bytes)
         if error is not None and len(self._commands) < self._max_commands:
             self._commands.append(DeliverPacket(error))
+
+    def _remember(self, packet: bytes) -> None:
+        """Keep a segment if it is an acknowledgment without data; forget a connection that was reset."""
+        start = (packet[0] & 15) << 2
+        if len(packet) < start + 20:
+            return
+        flags = packet[start + 13]  # RFC 9293 s3.1, as is the data offset before it
+        known = self._acknowledgments
+        key = packet[12:20] + packet[start : start + 4]
+        if flags & (FIN_SYN_RST | ACK) == ACK and start + (packet[start + 12] >> 4 << 2) == len(packet):
+            known.pop(key, None)
+            known[key] = packet
+            if len(known) > self._limits.resumable_flows:
+                del known[next(iter(known))]
+        elif flags & RST:
+            known.pop(key, None)
+
+    def _on_registered(self, service: str) -> None:
+        """Send the latest acknowledgments to the service again, so that its flows exist at the intermediate."""
+        addresses = {address for address, (name, _) in self._routes.items() if name == service}
+        latest = (packet for packet in reversed(self._acknowledgments.values()) if packet[16:20] in addresses)
+        for packet in islice(latest, self._limits.resumed_flows):
+            self.stats.flows_resumed += 1
+            self._commands.append(SendDatagram(service_routed_prefix(service) + packet))
 
     def _wants(self, packet: bytes) -> bool:
         if packet[16:20] == self._virtual_ip and packet[12:16] in self._routes:

@@ -229,6 +229,9 @@ class ClientControl:
         """Act on a signalling message."""
         raise NotImplementedError
 
+    def _on_registered(self, service: str) -> None:
+        """Follow up a registration."""
+
     def _control(self, data: bytes, now: float) -> None:
         """Take observed addresses and answers to our registrations, in their exact form only."""
         try:
@@ -251,6 +254,7 @@ class ClientControl:
             if self._registration.accepted(message.service_id):
                 self._counters.registrations_accepted += 1
                 self._commands.append(Registered(message.service_id))
+                self._on_registered(message.service_id)
                 return True
             return self._registration.state(message.service_id) is RegistrationState.REGISTERED
         if isinstance(message, RegistrationNack) and message.status == NackStatus.NOT_AUTHORISED:

@@ -220,12 +220,11 @@ class FlowTable:
         if flow.agent is not None:
             flow.agent.flows.pop(flow, None)
             flow.agent = None
-        elif flow.owner is not None:
-            parked = self._parked.get(flow.owner)
-            if parked is not None:
-                parked.pop(flow, None)
-                if not parked:
-                    del self._parked[flow.owner]
+        elif flow.owner in self._parked:
+            parked = self._parked[flow.owner]
+            parked.pop(flow, None)
+            if not parked:
+                del self._parked[flow.owner]
 
     def _detach_connector(self, flow: Flow) -> None:
         if flow.connector is not None:

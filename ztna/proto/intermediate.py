@@ -294,7 +294,10 @@ class Intermediate:
         holder = self._registry.take(peer, service)
         if holder is not None:
             self.stats.connectors_displaced += 1
-            self._flows.connector_left(holder, service, now, park=holder.owner == peer.owner)
+            self._flows.connector_left(holder, service, now, park=True)
+            if holder.owner is not None:
+                # A second process with the same certificate must not believe that it still serves.
+                self._datagram(holder, RegistrationNack(service.id, NackStatus.NOT_AUTHORISED).encode())
             self._note("info", "connector displaced", peer=_name(holder), by=_name(peer), service=service.id)
         self._flows.connector_registered(peer, service, now)
 

@@ -73,3 +73,7 @@ class AgentLimits:
 
     commands: int = 4096
     """Commands waiting for the shell."""
+    resumable_flows: int = 1024
+    """TCP connections whose last acknowledgment is kept."""
+    resumed_flows: int = 32
+    """Of those, how many are resumed when a service is registered again: they share a queue of 64 DATAGRAMs."""

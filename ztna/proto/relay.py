@@ -95,10 +95,9 @@ class Relay:
             if key is not None:
                 stats.drop_no_flow += 1
             return
-        if packet[6] & 0x20:  # more fragments follow (RFC 791 s3.1)
-            fragment = fragment_key(packet)
-            if fragment is not None:
-                self._flows.note_fragment(connector, fragment, flow, now)
+        # The flag says that more fragments follow (RFC 791 s3.1).
+        if packet[6] & 0x20 and (fragment := fragment_key(packet)) is not None:
+            self._flows.note_fragment(connector, fragment, flow, now)
         agent = flow.agent
         if agent is None:
             stats.drop_agent_away += 1

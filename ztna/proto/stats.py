@@ -142,6 +142,7 @@ class AgentStats(Stats):
     bytes_delivered: int = 0
     packets_sent: int = 0
     bytes_sent: int = 0
+    flows_resumed: int = 0
 
     drop_not_connected: int = 0
     drop_empty: int = 0

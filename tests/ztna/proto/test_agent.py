@@ -1,13 +1,19 @@
 """The agent's control part: which packets leave, in what wrapping, and which are let in."""
 
+import struct
+
 import pytest
 
+from tests.ztna.proto.intermediate_bed import Bed, agent, document
 from ztna.proto.agent import AgentControl
-from ztna.proto.client import ClientCommand, DeliverPacket
+from ztna.proto.client import ClientCommand, DeliverPacket, SendDatagram
 from ztna.proto.commands import Note
-from ztna.proto.packet import build_fragmentation_needed, build_udp
+from ztna.proto.commands import SendDatagram as CoreSendDatagram
+from ztna.proto.limits import AgentLimits
+from ztna.proto.packet import TCP, build_fragmentation_needed, build_ipv4, build_udp
+from ztna.proto.policy import Policy
 from ztna.proto.signalling import CandidateOffer, encode_frame
-from ztna.proto.wire import RegistrationAck, RegistrationNack, ServiceRouted
+from ztna.proto.wire import RegistrationAck, RegistrationNack, ServiceRouted, decode
 
 ECHO, HTTP, OWN = 0x64400064, 0x64400065, 0x64400101
 
@@ -96,6 +102,90 @@ def test_only_packets_of_services_to_ourselves_are_delivered(control: AgentContr
         control.datagram_received(packet, 0.0)
     assert take(control) == [DeliverPacket(good)]
     assert control.stats.drop_foreign == 2
+
+
+def segment(flags: int, payload: bytes = b"", *, port: int = 4000, options: bytes = b"", to: int = ECHO) -> bytes:
+    header = struct.pack("!HHIIBBHHH", port, 80, 1, 2, (20 + len(options)) << 2, flags, 65535, 0, 0)
+    return build_ipv4(TCP, OWN, to, header + options + payload)
+
+
+def resumed(control: AgentControl, service: str = "echo-service") -> list[bytes]:
+    """Reconnect, and return the packets sent when the service is registered again."""
+    control.disconnected(1.0)
+    control.connected(2.0)
+    take(control)
+    control.datagram_received(RegistrationAck(service).encode(), 2.0)
+    packets = []
+    for command in take(control):
+        if isinstance(command, SendDatagram):
+            message = decode(command.data)
+            assert isinstance(message, ServiceRouted)
+            assert message.service_id == service
+            packets.append(message.packet)
+    return packets
+
+
+SYN, PSH, FIN, RST, ACK = 0x02, 0x08, 0x01, 0x04, 0x10
+
+
+def test_the_last_acknowledgments_are_repeated_after_a_reconnect(control: AgentControl) -> None:
+    timestamps = b"\x01\x01\x08\x0a" + bytes(8)
+    kept, other, http = segment(ACK, options=timestamps), segment(ACK, port=4001), segment(ACK, to=HTTP)
+    for packet in (segment(SYN), segment(ACK), kept, other, http, segment(ACK | PSH, b"data"), outgoing()):
+        assert control.wrap(packet) is not None
+    assert resumed(control) == [other, kept]
+    assert resumed(control, "http-app") == [http]
+    assert control.stats.flows_resumed == 3
+
+
+def test_only_acknowledgments_without_data_are_repeated(control: AgentControl) -> None:
+    for packet in (
+        segment(SYN),
+        segment(SYN | ACK),
+        segment(FIN | ACK),
+        segment(ACK | PSH, b"data"),
+        build_ipv4(TCP, OWN, ECHO, bytes(12)),
+        segment(ACK, bytes(200)),
+    ):
+        assert control.wrap(packet) is not None
+    assert resumed(control) == []
+
+
+def test_a_reset_connection_is_not_resumed(control: AgentControl) -> None:
+    for packet in (segment(ACK), segment(ACK, port=4001), segment(RST | ACK)):
+        control.wrap(packet)
+    assert resumed(control) == [segment(ACK, port=4001)]
+
+
+def test_acknowledgments_kept_and_repeated_are_bounded() -> None:
+    limits = AgentLimits(resumable_flows=3, resumed_flows=2)
+    control = AgentControl({"echo-service": "100.64.0.100"}, "100.64.1.1", random=lambda: 0.0, limits=limits)
+    control.connected(0.0)
+    for port in (1, 2, 3, 4, 2):
+        control.wrap(segment(ACK, port=port))
+    assert resumed(control) == [segment(ACK, port=2), segment(ACK, port=4)]
+    assert len(control._acknowledgments) == 3
+
+
+def test_a_download_goes_on_through_a_restarted_intermediate() -> None:
+    bed = Bed(policy=Policy.from_json(document()))
+    own = AgentControl({"echo": "100.64.0.100"}, "100.64.1.1", random=lambda: 0.0)
+    own.connected(0.0)
+    own.wrap(segment(ACK))
+    own.disconnected(1.0)
+    bed.connector(10)
+    bed.open(1, agent())
+    own.connected(2.0)
+    data = build_ipv4(TCP, ECHO, OWN, struct.pack("!HH", 80, 4000) + bytes(16))
+    assert bed.send(10, data) == []
+    for _ in range(2):
+        for command in take(own):
+            if isinstance(command, SendDatagram):
+                for answer in bed.send(1, command.data):
+                    assert isinstance(answer, CoreSendDatagram)
+                    if answer.conn == 1:
+                        own.datagram_received(answer.data, 2.0)
+    assert bed.send(10, data) != []
 
 
 def test_signalling_is_counted_only(control: AgentControl) -> None:

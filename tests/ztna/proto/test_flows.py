@@ -112,6 +112,17 @@ def test_fragments_remembered_are_bounded() -> None:
     assert bed.send(10, last[2]) == []
 
 
+def test_a_displaced_connector_sends_no_later_fragments_either() -> None:
+    bed = bed_with_flow()
+    first = build_ipv4(17, ECHO, AGENT_1, from_echo()[20:28], identification=7, flags_and_offset=0x2000)
+    last = build_ipv4(17, ECHO, AGENT_1, b"x", identification=7, flags_and_offset=1)
+    bed.send(10, first)
+    bed.core.datagram_received(10, RegisterConnector("http").encode(), 0.0)
+    bed.connector(11)
+    assert bed.send(10, last) == []
+    assert bed.stats.drop_fragment == 1
+
+
 # Reconnection of the agent
 
 
