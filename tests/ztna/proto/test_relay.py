@@ -14,7 +14,6 @@ from ztna.proto.limits import IntermediateLimits
 from ztna.proto.packet import (
     ICMP,
     TCP,
-    UDP,
     build_echo_reply,
     build_echo_request,
     build_fragmentation_needed,
@@ -401,7 +400,3 @@ def test_fuzzed_datagrams_are_never_relayed_unless_well_formed(inputs: list[tupl
                 assert command.data[0] in (0x12, 0x13) or (
                     command.data[0] >> 4 == 4 and int.from_bytes(command.data[2:4], "big") == len(command.data)
                 )
-
-
-def test_udp_is_17() -> None:
-    assert to_echo()[9] == UDP
