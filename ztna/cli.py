@@ -91,6 +91,28 @@ def status(
         raise typer.Exit(EXIT_NOT_READY)
 
 
+@app.command(epilog="Exit codes: 0 fine, 1 a problem was found, 2 wrong usage, 3 config unusable.")
+def doctor(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Config of an agent or a connector.", metavar="FILE")
+    ] = None,
+    server: Annotated[str | None, typer.Option(help="Relay to examine instead.", metavar="HOST:PORT")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Examine the network to the relay: NAT, observed address, path MTU, buffers, certificates."""
+    if config is None and server is None:
+        raise typer.BadParameter("give --config or --server")
+
+    def examine() -> tuple[int, str]:
+        from ztna.io.doctor import run
+
+        return run(config=config, server=server, as_json=as_json)
+
+    code, text = _guard(examine)
+    typer.echo(text)
+    raise typer.Exit(code)
+
+
 def main() -> None:
     """Entry point of `python -m ztna`."""
     app()

@@ -1,7 +1,7 @@
 """STUN client: Binding transactions with retransmission (RFC 8489 section 6.2.1), as `ztna doctor` needs them."""
 
 import asyncio
-import contextlib
+import errno
 import secrets
 import socket
 import struct
@@ -22,18 +22,23 @@ class StunClient:
 
     Args:
         local: address and port to bind; port 0 asks for an ephemeral one.
+        connect_to: talk to this server only; then the kernel tells when nothing listens there (`refused`).
 
     Raises:
         UdpBindError: `local` cannot be bound.
     """
 
-    def __init__(self, local: Address = ("0.0.0.0", 0)) -> None:
+    def __init__(self, local: Address = ("0.0.0.0", 0), *, connect_to: Address | None = None) -> None:
+        self.refused = False
+        self._connected = connect_to is not None
         self._loop = asyncio.get_running_loop()
         self._pending: dict[bytes, asyncio.Future[Outcome]] = {}
         family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
             self._socket.bind(local)
+            if connect_to is not None:
+                self._socket.connect(connect_to)
         except OSError as exc:
             self._socket.close()
             raise bind_error(exc, local[0], local[1], "port") from exc
@@ -72,11 +77,12 @@ class StunClient:
         deadline, interval = loop.time() + timeout_s, retransmit_s
         try:
             while (left := deadline - loop.time()) > 0:
-                with contextlib.suppress(OSError):
-                    self._socket.sendto(bytes(request), server)
+                self._send(bytes(request), server)
                 await asyncio.wait([future], timeout=min(interval, left))
                 if future.done():
                     return future.result()
+                if self.refused:
+                    break
                 interval *= 2
             return TIMED_OUT
         finally:
@@ -88,14 +94,25 @@ class StunClient:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
 
+    def _send(self, request: bytes, server: Address) -> None:
+        try:
+            if self._connected:
+                self._socket.send(request)
+            else:
+                self._socket.sendto(request, server)
+        except OSError as exc:
+            # Most often the ICMP error of an earlier request; the time-out decides.
+            self.refused |= exc.errno == errno.ECONNREFUSED
+
     def _readable(self) -> None:
         for _ in range(BATCH_READS):
             try:
                 data = self._socket.recv(MAX_ANSWER_BYTES)
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError:
+            except OSError as exc:
                 # An ICMP error of an earlier request; the time-out decides.
+                self.refused |= exc.errno == errno.ECONNREFUSED
                 continue
             self.answer_received(data)
 
