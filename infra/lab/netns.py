@@ -111,7 +111,9 @@ class Place:
 
 
 def _failure(argv: Sequence[str], errors: str) -> str:
-    return f"{' '.join(argv)} failed: {' / '.join(errors.split(chr(10))).strip(' /') or 'no reason given'}"
+    # nft quotes the whole line it stumbled over, which can be long.
+    lines = [line if len(line) <= 200 else f"{line[:200]}..." for line in errors.strip().splitlines()[:5]]
+    return f"{' '.join(argv)} failed: {' / '.join(lines) or 'no reason given'}"
 
 
 def start_holder(folder: Path) -> tuple[int, int]:

@@ -28,7 +28,8 @@ _INTERNAL = {side: f"ct {side} ip saddr . ct {side} proto-src" for side in ("ori
 _REMOTE = {side: (f"ct {side} ip daddr", f"ct {side} proto-dst") for side in ("original", "reply")}
 _TABLE_SIZE = 65_536
 # The first port and the count of sequential ports; after the last comes the first again.
-_SEQUENCE = (49_152, 4096)
+# An ordinary user's netlink message holds 200 KiB, hence no more.
+_SEQUENCE = (49_152, 2048)
 
 
 def nat_ruleset(nat: NatBehavior, *, inside: Sequence[str], outside: str, external: str) -> str:
@@ -44,6 +45,7 @@ def nat_ruleset(nat: NatBehavior, *, inside: Sequence[str], outside: str, extern
     lan = "{ " + ", ".join(f'"{name}"' for name in inside) + " }"
     parts = (
         *_tables(nat),
+        *([_sequence(external)] if nat.port_allocation is PortAllocation.SEQUENTIAL else []),
         _chain("prerouting", "nat", "prerouting", "dstnat", _inbound(nat, lan, outside, external)),
         _chain("postrouting", "nat", "postrouting", "srcnat", _outbound(nat, lan, outside, external)),
         # Between source NAT (100) and conntrack's confirmation (last), where packets bear their final addresses.
@@ -109,7 +111,7 @@ def _outbound(nat: NatBehavior, lan: str, outside: str, external: str) -> list[s
     fresh = {
         PortAllocation.PRESERVING: [f"udp sport != @used snat ip to {external}", anywhere],
         PortAllocation.RANDOM: [anywhere],
-        PortAllocation.SEQUENTIAL: [f"snat ip to {external} : {_next_in_sequence()}"],
+        PortAllocation.SEQUENTIAL: ["jump sequence"],
     }[nat.port_allocation]
     ways = [f'oifname "{outside}"']
     if nat.hairpin:
@@ -125,12 +127,13 @@ def _outbound(nat: NatBehavior, lan: str, outside: str, external: str) -> list[s
     return rules
 
 
-def _next_in_sequence() -> str:
+def _sequence(external: str) -> str:
     # A number made by numgen is in host byte order and goes into the port as it is (49152 would come out as 192 on a
     # little-endian machine), so it is only the index of a table.
     first, count = _SEQUENCE
     ports = ", ".join(f"{index} : {first + index}" for index in range(count))
-    return f"numgen inc mod {count} map {{ {ports} }}"
+    rule = f"meta l4proto {{ tcp, udp }} snat ip to {external} : numgen inc mod {count} map {{ {ports} }}"
+    return f"  chain sequence {{\n    {rule}\n  }}"
 
 
 def _record(nat: NatBehavior, lan: str) -> list[str]:

@@ -16,7 +16,7 @@ NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 
 
 def integral(value: Any) -> Any:
-    """Return builtins with 5.0 made 5, since some wires know only floats."""
+    """Return builtins with 5.0 made 5 (some wires know only floats) and tuples made lists (most know only these)."""
     if isinstance(value, dict):
         return {key: integral(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -29,7 +29,7 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def to_spec(self) -> dict[str, Any]:
         """Return the object as JSON-able builtins; `from_spec` is the inverse."""
-        spec: dict[str, Any] = msgspec.to_builtins(self)
+        spec: dict[str, Any] = integral(msgspec.to_builtins(self))
         return spec
 
     @classmethod

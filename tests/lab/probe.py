@@ -6,10 +6,12 @@ Run as `python probe.py` in the host; `Probe` is the test's end of it.
 import contextlib
 import hashlib
 import json
+import queue
 import selectors
 import socket
 import subprocess
 import sys
+import threading
 import time
 from typing import Any, Self
 
@@ -96,6 +98,7 @@ def exchange(near: Probe, near_port: int, far: Probe, far_port: int, to: Endpoin
 class _Sockets:
     def __init__(self) -> None:
         self.udp: dict[int, socket.socket] = {}
+        self.arrived: dict[int, queue.SimpleQueue[tuple[bytes, Any]]] = {}
         self.tcp: dict[int, socket.socket] = {}
 
     def open(self, address: str, port: int) -> int:
@@ -105,17 +108,25 @@ class _Sockets:
         sock.bind((address, port))
         number: int = sock.getsockname()[1]
         self.udp[number] = sock
+        self.arrived[number] = queue.SimpleQueue()
+        # Read at once: an ordinary user's socket buffer holds a hundred datagrams.
+        threading.Thread(target=self._read, args=(sock, self.arrived[number]), daemon=True).start()
         return number
+
+    @staticmethod
+    def _read(sock: socket.socket, arrived: queue.SimpleQueue[tuple[bytes, Any]]) -> None:
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                arrived.put(sock.recvfrom(65536))
 
     def send(self, port: int, text: str, to: list[Any], source: str | None) -> bool:
         self.udp[port].sendto(text.encode("latin-1"), tuple(to))
         return True
 
     def receive(self, port: int, timeout_s: float) -> list[Any] | None:
-        self.udp[port].settimeout(timeout_s)
         try:
-            data, (address, number) = self.udp[port].recvfrom(65536)
-        except TimeoutError:
+            data, (address, number) = self.arrived[port].get(timeout=timeout_s)
+        except queue.Empty:
             return None
         return [data.decode("latin-1"), address, number]
 
@@ -130,11 +141,10 @@ class _Sockets:
         return time.monotonic() - begin
 
     def drain(self, port: int, quiet_s: float) -> list[int]:
-        self.udp[port].settimeout(quiet_s)
         numbers = []
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(queue.Empty):
             while True:
-                numbers.append(int.from_bytes(self.udp[port].recv(65536)[:4], "big"))
+                numbers.append(int.from_bytes(self.arrived[port].get(timeout=quiet_s)[0][:4], "big"))
         return numbers
 
     def collect(self, port: int) -> list[Any]:

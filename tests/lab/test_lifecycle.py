@@ -22,7 +22,7 @@ from infra.lab.reap import reap_stale
 from infra.lab.runtime import Lab
 from infra.lab.topology import Host, Impairment, Link, Router, Segment, two_nat_topology
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.root]
 
 RUN = f"test-life-{os.getpid()}"
 TOPOLOGY = two_nat_topology(preset("port-restricted"), preset("symmetric"))
