@@ -120,6 +120,9 @@ class HttpServer:
             await self._serve(reader, writer)
         except (OSError, TimeoutError):
             self.counters.dropped_timeout += 1
+        except asyncio.CancelledError:
+            # `close` asked for it and nothing waits above; asyncio.streams of 3.11 would log it as an error.
+            pass
         finally:
             self._tasks.discard(task)
             writer.close()
