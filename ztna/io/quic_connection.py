@@ -149,6 +149,11 @@ class GuardedConnection(QuicConnection):
         return self._loss._pto_count
 
     @property
+    def largest_acknowledged(self) -> int:
+        """The largest 1-RTT packet number that the peer has acknowledged so far."""
+        return int(self._spaces[tls.Epoch.ONE_RTT].largest_acked_packet)
+
+    @property
     def _congestion(self) -> SizeAwareReno:
         assert isinstance(self._loss._cc, SizeAwareReno)
         return self._loss._cc

@@ -149,6 +149,11 @@ class Peer:
         return self.connection.pto_count
 
     @property
+    def largest_acknowledged(self) -> int:
+        """The largest packet number that the peer has acknowledged so far."""
+        return self.connection.largest_acknowledged
+
+    @property
     def datagrams_waiting(self) -> int:
         """DATAGRAMs that wait for the congestion window."""
         return self.connection.datagrams_waiting

@@ -331,6 +331,7 @@ class Uplink:
             received=peer.datagrams_received,
             timeouts=peer.probe_timeouts,
             rtt_s=peer.rtt_s,
+            acknowledged=peer.largest_acknowledged,
         )
         self._check_timer = self._loop.call_later(liveness.interval_s, self._check)
         if verdict is Verdict.LOST:

@@ -49,6 +49,8 @@ class Liveness:
     _pinged_at: float = float("-inf")
     _sent: int = 0
     _received: int = 0
+    _acknowledged: int | None = None
+    _acknowledged_at: float = float("-inf")
     _unanswered_since: float | None = None
     _stun_answers: int = 0
 
@@ -62,7 +64,16 @@ class Liveness:
         """The relay answered a STUN request sent since the last verdict PROBE."""
         self._stun_answers += 1
 
-    def check(self, now: float, *, sent: int, received: int, timeouts: int, rtt_s: float | None) -> Verdict:
+    def check(
+        self,
+        now: float,
+        *,
+        sent: int,
+        received: int,
+        timeouts: int,
+        rtt_s: float | None,
+        acknowledged: int | None = None,
+    ) -> Verdict:
         """Judge the connection.
 
         Args:
@@ -71,6 +82,8 @@ class Liveness:
             received: DATAGRAM frames received on it so far.
             timeouts: QUIC's probe time-outs in a row; 0 means everything sent was acknowledged or is still in time.
             rtt_s: smoothed round-trip time, if known.
+            acknowledged: the largest packet number acknowledged so far. Each packet sent puts the probe time-out off
+                (RFC 9002 section 6.2.1), so under steady sending only this shows that nothing is answered any more.
         """
         self.now = now
         if sent != self._sent or received != self._received:
@@ -78,7 +91,9 @@ class Liveness:
         if received != self._received:
             self._heard_at = now
         self._sent, self._received = sent, received
-        if timeouts:
+        if acknowledged != self._acknowledged:
+            self._acknowledged, self._acknowledged_at = acknowledged, now
+        if timeouts or (acknowledged is not None and self._ping_is_overdue(now, rtt_s or 0.0)):
             return self._judge_silence(now, rtt_s or 0.0)
         self._unanswered_since = None
         recent = now - self._traffic_at < self.active_s
@@ -86,6 +101,11 @@ class Liveness:
             self._pinged_at = now
             return Verdict.PING
         return Verdict.ALIVE
+
+    def _ping_is_overdue(self, now: float, rtt_s: float) -> bool:
+        """Whether the last PING asked for has had time to be acknowledged, and nothing was since."""
+        waited_s = now - self._pinged_at
+        return self._acknowledged_at < self._pinged_at and waited_s >= max(ACTIVE_INTERVAL_S, SILENT_RTTS * rtt_s)
 
     def _judge_silence(self, now: float, rtt_s: float) -> Verdict:
         if self._unanswered_since is None:

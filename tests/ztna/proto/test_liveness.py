@@ -12,11 +12,17 @@ class Connection:
         self.live = Liveness(0.0)
         self.now = 0.0
         self.sent = self.received = self.timeouts = 0
+        self.acknowledged: int | None = None
         self.rtt_s: float | None = 0.01
 
     def check(self) -> Verdict:
         return self.live.check(
-            self.now, sent=self.sent, received=self.received, timeouts=self.timeouts, rtt_s=self.rtt_s
+            self.now,
+            sent=self.sent,
+            received=self.received,
+            timeouts=self.timeouts,
+            rtt_s=self.rtt_s,
+            acknowledged=self.acknowledged,
         )
 
     def run(self, seconds: float) -> list[tuple[float, Verdict]]:
@@ -99,3 +105,25 @@ def test_long_paths_get_more_time(rtt_s: float | None, lost_after_s: float) -> N
     connection = Connection()
     connection.timeouts, connection.rtt_s = 1, rtt_s
     assert connection.run(10)[-1] == (lost_after_s, Verdict.LOST)
+
+
+def test_steady_sending_into_the_void_is_noticed_though_no_probe_times_out() -> None:
+    connection = Connection()
+    connection.acknowledged, connection.received = 7, 1
+    verdicts = []
+    while connection.now < 10 and Verdict.LOST not in verdicts:
+        connection.sent += 1
+        verdicts.append(connection.check())
+        connection.now += connection.live.interval_s
+    assert verdicts[-1] is Verdict.LOST
+    assert connection.now <= 3.25
+
+
+def test_steady_sending_that_is_acknowledged_needs_no_answer() -> None:
+    connection = Connection()
+    connection.acknowledged = 0
+    for _ in range(100):
+        connection.sent += 1
+        connection.acknowledged += 1
+        assert connection.check() in (Verdict.ALIVE, Verdict.PING)
+        connection.now += connection.live.interval_s
