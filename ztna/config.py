@@ -8,7 +8,7 @@ same purpose are accepted. Every error is a `ConfigError` that names the key pat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from ztna.config_parts import (
     read_agent_services,
@@ -22,7 +22,7 @@ from ztna.config_parts import (
     read_tls,
     read_tun,
 )
-from ztna.config_reader import ConfigError, Reader, apply_limits, parse_json, read_text
+from ztna.config_reader import MISSING, ConfigError, Reader, apply_limits, parse_json, read_text
 from ztna.config_types import (
     DnsConfig,
     ForwardConfig,
@@ -36,6 +36,8 @@ from ztna.config_types import (
     TlsFiles,
     TunConfig,
 )
+
+DEFAULT_ALTERNATE_PORT: Final = 4434
 
 __all__ = [
     "AgentConfig",
@@ -98,7 +100,7 @@ class IntermediateConfig:
             bind_addr=read.ip("bind_addr", default="0.0.0.0"),
             port=read.port("port", default=4433, zero=True),
             external_ip=read.ip("external_ip", default=None),
-            alternate_port=read.port("alternate_port", default=None, zero=True),
+            alternate_port=_alternate_port(read),
             alternate_addr=read.ip("alternate_addr", default=None),
             tls=tls,
             allow_anonymous_v1=anonymous,
@@ -214,3 +216,11 @@ def load_agent(path: Path) -> AgentConfig:
 
 def _load(path: Path) -> Mapping[str, Any]:
     return parse_json(read_text(path, "--config"), str(path))
+
+
+def _alternate_port(read: Reader) -> int | None:
+    """4434 if not said, none if said to be null: then STUN is answered on the one port only."""
+    if read.raw("alternate_port") is MISSING:
+        return DEFAULT_ALTERNATE_PORT
+    port: int | None = read.port("alternate_port", default=None, zero=True)
+    return port

@@ -45,6 +45,7 @@ def relay_config(path: Path, **changes: Any) -> Path:
         "bind_addr": "127.0.0.1",
         "port": 0,
         "metrics_port": 0,
+        "alternate_port": None,
         "cert_pem": server.cert_pem,
         "key_pem": server.key_pem,
         "ca_cert_pem": ca.cert_pem,

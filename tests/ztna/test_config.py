@@ -34,7 +34,7 @@ AGENT: dict[str, Any] = {
 
 def test_intermediate_defaults() -> None:
     config = IntermediateConfig.from_json(SERVER, base=Path("/etc/ztna"))
-    assert (config.bind_addr, config.port, config.alternate_port) == ("0.0.0.0", 4433, None)
+    assert (config.bind_addr, config.port, config.alternate_port) == ("0.0.0.0", 4433, 4434)
     assert (config.http.addr, config.http.port, config.http.is_loopback) == ("127.0.0.1", 9090, True)
     assert config.tls.verify_peer
     assert not config.allow_anonymous_v1
@@ -173,7 +173,7 @@ def test_agent_with_every_key() -> None:
         ({"limits": {"half_open": 0}}, "limits.half_open: 0 is not a positive number"),
         ({"limits": 3}, "limits: 3 is not an object of numbers"),
         ({"alternate_port": 4433}, "alternate_port: 4433 is the port itself"),
-        ({"alternate_addr": "192.0.2.9"}, "alternate_addr: needs alternate_port too"),
+        ({"alternate_addr": "192.0.2.9", "alternate_port": None}, "alternate_addr: needs alternate_port too"),
         ({"name": ""}, 'name: "" is not a non-empty string'),
     ],
 )

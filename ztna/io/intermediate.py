@@ -43,7 +43,6 @@ from ztna.proto.policy import Policy
 DRAIN_REASON: Final = "server shutting down"
 DRAIN_S: Final = 2.5
 POLICY_CHECK_S: Final = 2.0
-DEFAULT_ALTERNATE_PORT: Final = 4434
 
 
 class IntermediateServer:
@@ -97,7 +96,7 @@ class IntermediateServer:
                 on_datagram=self._on_datagram,
                 on_batch_end=self._drain_commands,
                 on_problem=self._on_problem,
-                non_quic=self.stun.handle if self.stun is not None else None,
+                non_quic=self.stun.handle,
                 clock=self._clock,
                 loop=loop,
             )
@@ -123,18 +122,17 @@ class IntermediateServer:
             version=version(),
         )
 
-    def _start_stun(self, loop: asyncio.AbstractEventLoop) -> StunResponder | None:
+    def _start_stun(self, loop: asyncio.AbstractEventLoop) -> StunResponder:
         config = self.config
-        if config.alternate_port is None:
-            return None
         responder = StunResponder(
             self.udp,
-            alternate_port=config.alternate_port,
+            alternate_port=config.alternate_port or 0,
             alternate_addr=config.alternate_addr,
             external_ip=config.external_ip,
             clock=self._clock,
         )
-        responder.start(loop)
+        if config.alternate_port is not None:
+            responder.start(loop)
         return responder
 
     async def stop(self) -> None:
@@ -147,8 +145,7 @@ class IntermediateServer:
         self.log.info("draining", connections=self.endpoint.established_count)
         await self.endpoint.drain(0, DRAIN_REASON, DRAIN_S)
         self.endpoint.close()
-        if self.stun is not None:
-            self.stun.close()
+        self.stun.close()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.http.close(), 0.3)
         self.log.info("stopped")
@@ -281,6 +278,8 @@ class IntermediateServer:
                 "relay": self.core.stats.drops(),
                 "quic": _nonzero_drops(self.endpoint.counters),
                 "udp": _nonzero_drops(self.udp.counters),
+                "stun": _nonzero_drops(self.stun.counters),
+                "kernel": {"receive_buffer_full": self.udp.kernel_drops},
             },
             "receive_buffer_bytes": self.udp.receive_buffer_bytes,
             "reloads": self.reloads,
@@ -310,9 +309,9 @@ class IntermediateServer:
             *counters_of("ztna_quic", "QUIC endpoint", quic),
             *counters_of("ztna_udp", "UDP socket", self.udp.counters),
             *counters_of("ztna_http", "HTTP endpoint", self.http.counters),
+            *counters_of("ztna_stun", "STUN responder", self.stun.counters),
+            Sample("ztna_udp_kernel_drops", "Datagrams the kernel dropped: receive buffer full", self.udp.kernel_drops),
         ]
-        if self.stun is not None:
-            samples += counters_of("ztna_stun", "STUN responder", self.stun.counters)
         return Response(render(samples), content_type=CONTENT_TYPE)
 
 

@@ -99,7 +99,7 @@ class QuicEndpoint:
         """Open a connection; `Connected` or `Closed` follows as an event."""
         configuration = client_configuration(settings)
         now = self._clock()
-        connection = GuardedConnection(configuration=configuration, limits=settings.limits)
+        connection = GuardedConnection(configuration=configuration, limits=settings.limits, totals=self.counters)
         peer = self._table.add(Peer(self, connection, self._table.next_id(), address), [connection.host_cid])
         peer.is_client = True
         peer.judge = settings.authenticate

@@ -171,6 +171,7 @@ class Acceptor:
         connection = GuardedConnection(
             configuration=configuration,
             limits=settings.limits,
+            totals=counters,
             request_client_certificate=settings.request_client_certificate,
             original_destination_connection_id=original,
             retry_source_connection_id=retry_cid,

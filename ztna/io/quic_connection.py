@@ -49,7 +49,7 @@ from ztna.io.quic_parts import (
     SpentTls,
     random_cid,
 )
-from ztna.io.quic_types import ConnectionLimits
+from ztna.io.quic_types import ConnectionLimits, QuicCounters
 
 BLACK_HOLE_LOSSES: Final = 4
 BLACK_HOLE_S: Final = 0.25
@@ -66,6 +66,7 @@ class GuardedConnection(QuicConnection):
         *,
         configuration: QuicConfiguration,
         limits: ConnectionLimits,
+        totals: QuicCounters | None = None,
         request_client_certificate: bool = False,
         original_destination_connection_id: bytes | None = None,
         retry_source_connection_id: bytes | None = None,
@@ -77,6 +78,7 @@ class GuardedConnection(QuicConnection):
             retry_source_connection_id=retry_source_connection_id,
         )
         self.limits = limits
+        self._totals = totals if totals is not None else QuicCounters()
         self._request_client_certificate = request_client_certificate
         self._consumed_stream_bytes = 0
         self._remote_max_udp_payload = 65527
@@ -199,21 +201,21 @@ class GuardedConnection(QuicConnection):
         """Queue one DATAGRAM. False if it was refused for its size or because the connection is closing (counted)."""
         if self.is_ended:
             self.datagrams_dropped_closed += 1
+            self._totals.dropped_frame_closed += 1
             return False
         if len(data) > self.max_datagram_payload:
             # aioquic would keep it at the head of its queue for ever and block every later one.
             self.datagrams_dropped_size += 1
+            self._totals.dropped_frame_size += 1
             return False
         queue = self._datagrams_pending
         queue.append(data)
         limits = self.limits
         if len(queue) > limits.datagram_queue_packets // 2:
-            if len(queue) > limits.datagram_queue_packets:
+            while len(queue) > limits.datagram_queue_packets or sum(map(len, queue)) > limits.datagram_queue_bytes:
                 queue.popleft()
                 self.datagrams_dropped_full += 1
-            while sum(map(len, queue)) > limits.datagram_queue_bytes:
-                queue.popleft()
-                self.datagrams_dropped_full += 1
+                self._totals.dropped_frame_queue_full += 1
         return True
 
     # streams
@@ -228,12 +230,14 @@ class GuardedConnection(QuicConnection):
         held = len(stream.sender._buffer) if stream is not None else 0
         if held + len(data) > self.limits.stream_send_bytes:
             self.stream_bytes_refused += len(data)
+            self._totals.stream_bytes_refused += len(data)
             return -1
         try:
             self.send_stream_data(stream_id, data, end_stream)
         except (ValueError, RuntimeError):
             # Not ours to open, finished, or reset by the peer meanwhile.
             self.stream_bytes_refused += len(data)
+            self._totals.stream_bytes_refused += len(data)
             return -1
         return stream_id
 
@@ -369,7 +373,9 @@ class GuardedConnection(QuicConnection):
         self._set_udp_payload(MIN_UDP_PAYLOAD)
         limit = self.max_datagram_payload
         kept = deque(data for data in self._datagrams_pending if len(data) <= limit)
-        self.datagrams_dropped_size += len(self._datagrams_pending) - len(kept)
+        dropped = len(self._datagrams_pending) - len(kept)
+        self.datagrams_dropped_size += dropped
+        self._totals.dropped_frame_size += dropped
         self._datagrams_pending = kept
         return True
 

@@ -138,7 +138,7 @@ PeerEvent = Connected | DatagramReceived | StreamReceived | AddressChanged | Pay
 
 @dataclass(slots=True)
 class QuicCounters:
-    """What the endpoint did; each dropped datagram is in exactly one `dropped_*`."""
+    """What the endpoint did. A dropped UDP datagram is in one `dropped_*`, a DATAGRAM frame in one `dropped_frame_*`."""
 
     accepted: int = 0
     established: int = 0
@@ -166,7 +166,10 @@ class QuicCounters:
     dropped_connections_full: int = 0
     dropped_error: int = 0
     dropped_closed: int = 0
-    streams_refused: int = 0
+    dropped_frame_queue_full: int = 0
+    dropped_frame_size: int = 0
+    dropped_frame_closed: int = 0
+    stream_bytes_refused: int = 0
 
 
 @dataclass(slots=True)

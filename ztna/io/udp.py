@@ -26,6 +26,9 @@ UDP_SEGMENT: Final = 103
 UDP_GRO: Final = 104
 SO_RCVBUFFORCE: Final = 33
 SO_SNDBUFFORCE: Final = 32
+SO_MEMINFO: Final = 55
+SK_MEMINFO_DROPS: Final = 8
+SK_MEMINFO_VARS: Final = 9
 
 MAX_GSO_SEGMENTS: Final = 64
 MAX_GSO_BYTES: Final = 65000
@@ -129,6 +132,15 @@ class UdpSocket:
     def send_buffer_bytes(self) -> int:
         """Effective SO_SNDBUF as the kernel reports it."""
         return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+    @property
+    def kernel_drops(self) -> int:
+        """Datagrams the kernel threw away because our receive buffer was full, since the socket was opened."""
+        try:
+            info = self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * SK_MEMINFO_VARS)
+        except OSError:
+            return 0
+        return int.from_bytes(info[4 * SK_MEMINFO_DROPS : 4 * SK_MEMINFO_DROPS + 4], sys.byteorder)
 
     def fileno(self) -> int:
         """The file descriptor, -1 once closed."""

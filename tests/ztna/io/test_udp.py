@@ -150,6 +150,17 @@ def test_low_port_without_rights_names_key_and_remedy(monkeypatch: pytest.Monkey
         UdpSocket("127.0.0.1", 443)
 
 
+def test_what_the_kernel_drops_is_known() -> None:
+    left, right = UdpSocket("127.0.0.1", 0), UdpSocket("127.0.0.1", 0, buffer_bytes=4096, gro=False)
+    for _ in range(100):
+        left.send(bytes(1200), right.local_address)
+    got = len(read(right, 100))
+    assert got < 100
+    assert right.kernel_drops == 100 - got
+    left.close()
+    right.close()
+
+
 def test_buffers_are_readable(pair: tuple[UdpSocket, UdpSocket]) -> None:
     assert pair[0].receive_buffer_bytes > 100_000
     assert pair[0].send_buffer_bytes > 100_000
