@@ -33,6 +33,7 @@ HTTP_SERVICE: Final = "http-app"
 FOREIGN: Final = "foreign-connector"
 SERVER_NAME: Final = "ztna-server"
 METRICS_ADDR: Final = "127.0.0.1"
+LOOPBACK_SOURCE: Final = "127.0.0.1"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,10 +124,12 @@ class LabDesign:
 
     def places(self) -> dict[str, Place]:
         """Where commands run, by name."""
+        # On loopback an unbound socket has this source address, whatever the address it sends to (RFC 1122 s3.2.1.3).
+        agent = LOOPBACK_SOURCE if self.rung is Rung.LOOPBACK else self.plan.agent
         roles = (
             (topo.RELAY, "intermediate", self.plan.relay, None),
             (topo.CONNECTOR, "connector", self.plan.connector, self.connector_nat),
-            (topo.AGENT, "agent", self.plan.agent, self.agent_nat),
+            (topo.AGENT, "agent", agent, self.agent_nat),
         )
         found = {
             name: Place(

@@ -26,7 +26,7 @@ class RunProvider(LabProvider):
 
     def remove(self, props: dict[str, Any]) -> None:
         """Remove everything that the run made, also what the state does not know of."""
-        LabHandle(props).lab.destroy()
+        LabHandle(props).close()
 
 
 class SegmentProvider(LabProvider):
@@ -43,7 +43,8 @@ class SegmentProvider(LabProvider):
 
     def remove(self, props: dict[str, Any]) -> None:
         """Remove it."""
-        LabHandle(props).lab.remove_segment(str(props["name"]))
+        if LabHandle(props).record() is not None:
+            LabHandle(props).lab.remove_segment(str(props["name"]))
 
 
 class RouterProvider(LabProvider):
@@ -60,7 +61,8 @@ class RouterProvider(LabProvider):
 
     def remove(self, props: dict[str, Any]) -> None:
         """Remove it."""
-        LabHandle(props).lab.remove_router(str(props["name"]))
+        if LabHandle(props).record() is not None:
+            LabHandle(props).lab.remove_router(str(props["name"]))
 
 
 class HostProvider(LabProvider):
@@ -77,7 +79,8 @@ class HostProvider(LabProvider):
 
     def remove(self, props: dict[str, Any]) -> None:
         """Remove it with the processes in it."""
-        LabHandle(props).lab.remove_host(str(props["name"]))
+        if LabHandle(props).record() is not None:
+            LabHandle(props).lab.remove_host(str(props["name"]))
 
 
 class LabRun(Resource, module="lab", name="Run"):

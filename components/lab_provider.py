@@ -1,7 +1,8 @@
 """What the lab's dynamic resource providers share: precise diffs, drift by looking, tolerant deletes.
 
 A provider is stateless and found by reference, so its serialized form is the same in every run. A resource's id is
-`RUN/NAME`: creating it again adopts what is there, so a run that was killed between making and recording loses nothing.
+`RUN/NAME` (`RUN/HOST/NAME` of a process): creating it again adopts what is there, so that a run which was killed between
+making and recording loses nothing.
 `diff` also looks at the machine: what has vanished is an update, so that the next `up` heals it without a refresh.
 """
 
@@ -64,8 +65,8 @@ class LabProvider(ResourceProvider):
 
 
 def resource_id(props: Mapping[str, Any]) -> str:
-    """Return the id of a lab resource."""
-    return f"{props['run']}/{props['name']}"
+    """Return the id of a lab resource: its run, its host where it has one, its name."""
+    return "/".join(str(props[key]) for key in ("run", "host", "name") if key in props)
 
 
 def changed_keys(olds: Mapping[str, Any], news: Mapping[str, Any]) -> list[str]:

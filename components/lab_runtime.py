@@ -51,18 +51,29 @@ class LabHandle:
         return self.site.run
 
     def open(self) -> None:
-        """Reap what dead runs left, and begin the run unless it has begun."""
+        """Reap what dead runs left, and begin the run unless it has begun; one of its name on another rung is ended."""
         reap_stale()
+        if self._on_another_rung():
+            self.lab.destroy()
         self.lab.realise(Topology(segments=()))
 
+    def close(self) -> None:
+        """End the run with all that is left of it, unless it has gone on to another rung meanwhile."""
+        if not self._on_another_rung():
+            self.lab.destroy()
+
     def record(self) -> RunRecord | None:
-        """Return the run's record while it means anything: the same boot, and the rootless holder lives."""
+        """Return the run's record while it means anything: this rung, this boot, and the rootless holder lives."""
         record = state.load(self.run)
-        if record is None or record.boot_id != state.boot_id():
+        if record is None or record.rung is not self.site.rung or record.boot_id != state.boot_id():
             return None
         if record.rung is Rung.ROOTLESS and (record.holder is None or not is_alive(*record.holder)):
             return None
         return record
+
+    def _on_another_rung(self) -> bool:
+        record = state.load(self.run)
+        return record is not None and record.rung is not self.site.rung
 
     def has_segment(self, name: str) -> bool:
         """Return whether a segment is recorded and the namespace of the bridges is there."""

@@ -164,7 +164,7 @@ def expected_path(
     """
     blocked = [nat.name for nat in (agent_nat, connector_nat) if nat is not None and nat.udp_blocked]
     if blocked:
-        reason = f"{' and '.join(blocked)} lets no UDP out"
+        reason = f"{' and '.join(blocked)} {'lets' if len(blocked) == 1 else 'let'} no UDP out"
         return ExpectedPath(agent=agent, connector=connector, path="none", reason=reason)
     reason = "ztna-v1 carries traffic through the intermediate"
     return ExpectedPath(agent=agent, connector=connector, path="relayed", reason=reason)
