@@ -65,7 +65,7 @@ def test_packets_of_the_kernel_are_read_in_one_batch_and_answers_reach_the_socke
                 sock.setblocking(False)
                 for number in range(5):
                     sock.sendto(bytes([number]) * 10, (SERVICE, 9999))
-                device.start(loop, arrived.put_nowait)
+                device.start(loop, lambda: arrived.put_nowait(device.read_batch()))
                 batch = await asyncio.wait_for(arrived.get(), 5)
                 assert len(batch) == 5
                 parsed = ip.parse_ipv4(batch[4])
@@ -87,7 +87,7 @@ def test_paused_device_leaves_packets_in_the_kernel() -> None:
         async def exchange() -> None:
             loop = asyncio.get_running_loop()
             arrived: asyncio.Queue[list[bytes]] = asyncio.Queue()
-            device.start(loop, arrived.put_nowait)
+            device.start(loop, lambda: arrived.put_nowait(device.read_batch()))
             device.pause()
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
                 sock.sendto(b"x", (SERVICE, 9999))

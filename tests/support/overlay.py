@@ -16,9 +16,10 @@ import structlog
 from tests.support.certs import Issued, issue, issue_member, issue_server
 from ztna.config import AgentConfig, ConnectorConfig, ForwardConfig, IntermediateConfig
 from ztna.io import logs
-from ztna.io.agent import Agent
+from ztna.io.agent import Agent, TunSide
 from ztna.io.connector import Connector
 from ztna.io.intermediate import IntermediateServer
+from ztna.io.tun import TunDevice
 from ztna.io.udp import Address
 from ztna.io.user_mode import UserMode
 
@@ -132,7 +133,7 @@ class Backends:
 
 
 class Overlay:
-    """The three roles. Keys given replace those of the role's config.
+    """The three roles. Keys given replace those of the role's config; with a device the agent is in TUN mode.
 
     Attributes:
         relay, connector, agent, backends: what runs; `forward` gives the local end of a forward of the agent.
@@ -146,7 +147,9 @@ class Overlay:
         connector: Mapping[str, Any] | None = None,
         agent: Mapping[str, Any] | None = None,
         policy: Mapping[str, Any] | None = None,
+        device: TunDevice | None = None,
     ) -> None:
+        self._device = device
         self.directory = directory
         self.backends = Backends()
         self._intermediate = dict(intermediate or {})
@@ -235,7 +238,9 @@ class Overlay:
         if ready:
             await eventually(lambda: self.agent.not_ready() is None)
 
-    def _local(self, agent: Agent) -> UserMode:
+    def _local(self, agent: Agent) -> UserMode | TunSide:
+        if self._device is not None:
+            return TunSide(agent, self._device)
         self.user = UserMode(agent, agent.config.forwards)
         return self.user
 

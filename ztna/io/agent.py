@@ -19,7 +19,7 @@ from ztna.io.dns import DnsResponder, ServiceZone
 from ztna.io.logs import Logger
 from ztna.io.metrics import Sample, counters_of
 from ztna.io.quic_types import ConnectionLimits
-from ztna.io.tun import MIN_MTU_BYTES, TunDevice, tun_available
+from ztna.io.tun import MAX_BATCH_PACKETS, MIN_MTU_BYTES, TunDevice, tun_available
 from ztna.io.udp import Address, UdpSocket
 from ztna.io.uplink import Uplink
 from ztna.io.user_mode import UserMode, parse_forward
@@ -27,6 +27,7 @@ from ztna.proto.agent import AgentControl
 from ztna.proto.limits import AgentLimits
 
 ANY_ADDRESS: Final = "0.0.0.0"
+READ_ROUNDS: Final = 4
 
 
 class LocalSide(Protocol):
@@ -186,7 +187,7 @@ class TunSide:
 
     def start(self) -> None:
         """Read packets of the kernel from now on."""
-        self._device.start(self._agent.loop, self._batch)
+        self._device.start(self._agent.loop, self._readable)
         self._agent.log.info("tun_up", device=self._device.name, mtu_bytes=self._device.mtu_bytes)
 
     async def close(self) -> None:
@@ -217,14 +218,20 @@ class TunSide:
         mtu = Sample(f"{prefix}_tun_mtu_bytes", "MTU of the device", self._device.mtu_bytes, "gauge")
         return [mtu, *counters_of(f"{prefix}_tun", "TUN device", self._device.counters)]
 
-    def _batch(self, batch: list[bytes]) -> None:
-        agent = self._agent
-        agent.send_packets(batch)
+    def _readable(self) -> None:
+        """Read until the device is empty or the DATAGRAM queue is full, then transmit once."""
+        agent, uplink, device = self._agent, self._agent.uplink, self._device
+        for _ in range(READ_ROUNDS):
+            wanted = min(uplink.room, MAX_BATCH_PACKETS)
+            batch = device.read_batch(wanted)
+            agent.send_packets(batch)
+            if len(batch) < wanted or not batch:
+                break
         agent.flush()
-        if not agent.uplink.room:
+        if not uplink.room:
             # What stays in the kernel's queue is dropped there when that is full, which is what TCP expects of a link.
             self._paused = True
-            self._device.pause()
+            device.pause()
 
 
 def virtual_ips(config: AgentConfig) -> dict[str, str]:

@@ -67,7 +67,7 @@ class TunDevice:
         self.mtu_bytes = mtu_bytes
         self._fd, self.name = open_device(name)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._on_batch: Callable[[list[bytes]], None] | None = None
+        self._on_readable: Callable[[], None] = self.pause
         self._reading = False
         try:
             self._configure(address, routes)
@@ -102,10 +102,10 @@ class TunDevice:
                 "stop the other agent, or remove that route"
             ) from exc
 
-    def start(self, loop: asyncio.AbstractEventLoop, on_batch: Callable[[list[bytes]], None]) -> None:
-        """Hand up batches of IPv4 packets from now on. `on_batch` must not raise."""
+    def start(self, loop: asyncio.AbstractEventLoop, on_readable: Callable[[], None]) -> None:
+        """Call `on_readable` whenever packets wait, for `read_batch` to take. It must not raise."""
         self._loop = loop
-        self._on_batch = on_batch
+        self._on_readable = on_readable
         self.resume()
 
     def pause(self) -> None:
@@ -117,13 +117,8 @@ class TunDevice:
     def resume(self) -> None:
         """Read again after `pause`."""
         if not self._reading and self._loop is not None and self._fd >= 0:
-            self._loop.add_reader(self._fd, self._readable)
+            self._loop.add_reader(self._fd, self._on_readable)
             self._reading = True
-
-    def _readable(self) -> None:
-        batch = self.read_batch()
-        if batch and self._on_batch is not None:
-            self._on_batch(batch)
 
     def read_batch(self, max_packets: int = MAX_BATCH_PACKETS) -> list[bytes]:
         """Read until the device is empty, at most `max_packets`; anything but IPv4 is counted and dropped."""
