@@ -23,8 +23,9 @@ def relay_restart(context: Context) -> Result:
     if missing:
         return not_shown(f"the outputs give no {' and '.join(missing)} control for the relay")
     watch = context.start_probe(
-        context.agent_place, "udp-watch", "--target", target, "--seconds", _WATCH_S, "--interval-ms", 20
-    )
+        context.agent_place, "udp-watch", "--target", target, "--seconds", _WATCH_S, "--interval-ms", 20,
+        "--settle-s", 1,
+    )  # fmt: skip
     try:
         time.sleep(1.0)
         killed = time.time()

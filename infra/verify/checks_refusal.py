@@ -44,10 +44,10 @@ def unknown_address(context: Context) -> Result:
     address = _unused_address(context)
     seen = context.probe(
         context.agent_place, "udp-echo", "--target", f"{address}:{ports.ECHO}", "--sizes", "64", "--count", 3,
-        "--timeout-s", 0.5,
+        "--timeout-s", 0.3,
     )  # fmt: skip
     tcp = context.probe(
-        context.agent_place, "tcp-refused", "--target", f"{address}:{ports.HTTP}", "--timeout-s", 2, timeout_s=10
+        context.agent_place, "tcp-refused", "--target", f"{address}:{ports.HTTP}", "--timeout-s", 1.2, timeout_s=10
     )
     passed = seen["equal"] == 0 and seen["altered"] == 0 and tcp["outcome"] != "connected"
     measured = f"{seen['equal'] + seen['altered']} of {seen['sent']} packets answered, TCP {tcp['outcome']}"
@@ -65,7 +65,7 @@ def foreign_connector(context: Context) -> Result:
         return not_shown(f"the agent reaches no echo service on UDP port {ports.ECHO}")
     profile: Json = json.loads(profile_text)
     wanted = [str(entry["id"]) for entry in profile["services"]]
-    watch = context.start_probe(context.agent_place, "udp-watch", "--target", target, "--seconds", 6)
+    watch = context.start_probe(context.agent_place, "udp-watch", "--target", target, "--seconds", 4)
     try:
         with second_role(context, "connector", context.connector_place, profile) as pages:
             seen = pages.until(lambda status: set(wanted) <= set(status.in_state(DENIED)))

@@ -10,6 +10,7 @@ from infra.verify.model import Result, judged, not_shown
 from infra.verify.stats import median
 
 ECHO_SIZES = (1, 2, 3, 16, 64, 256, 512, 576, 1000, 1024, 1199, 1200)
+_PATH_PACKETS = 20
 BODY_BYTES = 10_000_000
 QUICK_BODY_BYTES = 1_000_000
 
@@ -19,6 +20,32 @@ _NO_HTTP = not_shown(f"the agent has no service on TCP port {ports.HTTP}")
 
 def _no_forward(service: ServiceOutput, protocol: str, port: int) -> Result:
     return not_shown(f"user mode without a forward for {service.id} {protocol}/{port}")
+
+
+def path(context: Context) -> Result:
+    """Packets take the path that the stack promises, by the relay's own count of what it carried."""
+    promised = context.expected_path
+    if promised is None:
+        return not_shown("the outputs promise no path")
+    service = context.echo_service
+    target = context.target(service, "udp", ports.ECHO) if service else None
+    if target is None:
+        return _NO_ECHO
+    before = _relayed(context)
+    seen = context.probe(
+        context.agent_place, "udp-echo", "--target", target, "--sizes", 64, "--count", _PATH_PACKETS,
+        "--tries", 8 if context.has_loss else 1, "--timeout-s", 0.5,
+    )  # fmt: skip
+    carried = _relayed(context) - before
+    through = "relayed" if carried >= seen["equal"] else "direct"
+    found = through if seen["equal"] else "none"
+    measured = f"{found}: {seen['equal']} of {seen['sent']} echoed, {carried} packets to the connector by the relay"
+    return judged(found == promised.path, measured, f"{promised.path} ({promised.reason})")
+
+
+def _relayed(context: Context) -> int:
+    counters = context.status(context.relay_place).get("counters") or {}
+    return int(counters.get("datagrams_to_connectors", 0))
 
 
 def udp_echo(context: Context) -> Result:

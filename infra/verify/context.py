@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from infra import ports
-from infra.outputs import AgentOutput, ConnectorOutput, Place, ServiceOutput, StackOutputs
+from infra.outputs import AgentOutput, ConnectorOutput, ExpectedPath, Place, ServiceOutput, StackOutputs
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -129,6 +129,12 @@ class Context:
     def find_place(self, kind: str) -> str | None:
         """The first place of a kind, None when the stack has none."""
         return next((name for name, place in self.outputs.places.items() if place.kind == kind), None)
+
+    @property
+    def expected_path(self) -> ExpectedPath | None:
+        """The path that the stack promises between its first agent and connector."""
+        wanted = (self.agent.name, self.connector.name)
+        return next((path for path in self.outputs.expected_paths if (path.agent, path.connector) == wanted), None)
 
     @property
     def shares_one_namespace(self) -> bool:

@@ -95,12 +95,17 @@ def not_shown(reason: str) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One named question to a running stack. `disruptive` ones stop or restart something and run last."""
+    """One named question to a running stack.
+
+    `disruptive` ones stop or restart something and run last; those with `needs_path` make no sense where the stack
+    itself says that no path can exist.
+    """
 
     id: str
     title: str
     run: "Callable[[Context], Result]"
     disruptive: bool = False
+    needs_path: bool = True
 
 
 @dataclass(frozen=True, slots=True)

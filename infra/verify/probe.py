@@ -72,6 +72,7 @@ def _add_udp(commands: Any) -> None:
     watch = _command(commands, "udp-watch", probe_udp.run_watch, "an echo each INTERVAL; when were there none?")
     watch.add_argument("--interval-ms", type=float, default=20.0)
     watch.add_argument("--seconds", type=float, default=10.0)
+    watch.add_argument("--settle-s", type=float, default=None, help="end this long after the first gap has closed")
     send = _command(commands, "udp-send", probe_udp.run_send, "send at a fixed rate, one way")
     send.add_argument("--size", type=int, default=1200)
     send.add_argument("--rate", type=float, default=6000.0, help="packets per second")

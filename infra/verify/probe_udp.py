@@ -13,6 +13,12 @@ Json = dict[str, Any]
 
 _HEADER = struct.Struct("!IIQ")  # stream, sequence number, send time in ns: 16 bytes
 HEADER_BYTES = _HEADER.size
+GAP_INTERVALS = 10
+"""Silence of so many intervals is a gap; shorter ones are the hiccups of a busy machine."""
+
+OUTAGE_S = 0.5
+"""A gap that `--settle-s` takes for the awaited outage."""
+
 _BUFFER_BYTES = 4 * 1024 * 1024
 _MAX_PACKET_BYTES = 65535
 
@@ -213,11 +219,13 @@ def _drain(sock: socket.socket, window: _Window) -> int:
 
 
 def run_watch(arguments: argparse.Namespace) -> Json:
-    """An echo each INTERVAL for SECONDS; `gaps` are the spells without an answer longer than five intervals.
+    """An echo each INTERVAL for SECONDS; `gaps` are the spells without an answer longer than GAP_INTERVALS intervals.
 
-    Times are Unix seconds, so that the caller can set them beside what it did meanwhile.
+    With SETTLE it ends that long after the first gap above OUTAGE_S. Times are Unix seconds, so that the caller can
+    set them beside what it did meanwhile.
     """
     interval_s = arguments.interval_ms / 1000
+    settle_s: float | None = arguments.settle_s
     arrivals: list[float] = []
     sent = 0
     with open_socket(arguments.target) as sock:
@@ -237,9 +245,11 @@ def run_watch(arguments: argparse.Namespace) -> Json:
             except ConnectionError:
                 continue
             arrivals.append(time.time())
+            if settle_s is not None and len(arrivals) > 1 and arrivals[-1] - arrivals[-2] > OUTAGE_S:
+                end, settle_s = time.monotonic() + settle_s, None
         ended = time.time()
     return {"started": started, "ended": ended, "sent": sent, "received": len(arrivals),
-            "gaps": find_gaps([started, *arrivals, ended], 5 * interval_s)}  # fmt: skip
+            "gaps": find_gaps([started, *arrivals, ended], GAP_INTERVALS * interval_s)}  # fmt: skip
 
 
 def find_gaps(times: list[float], longer_than_s: float) -> list[Json]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from infra.outputs import StackOutputs
 from infra.verify.checks import select
 from infra.verify.context import Context, VerifyError
-from infra.verify.model import Check, CheckResult, Report, Result, Status
+from infra.verify.model import Check, CheckResult, Report, Result, Status, not_shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,11 @@ def run_check(check: Check, context: Context) -> CheckResult:
     """One check; whatever it raises becomes an ERROR result, so that the others still run."""
     started = time.monotonic()
     try:
-        result = check.run(context)
+        path = context.expected_path if check.needs_path and context.outputs.expected_paths else None
+        if path is not None and path.path == "none":
+            result = not_shown(f"the stack expects no path: {path.reason}")
+        else:
+            result = check.run(context)
     except VerifyError as error:
         result = Result(Status.ERROR, "could not run", "-", str(error))
     except Exception as error:  # the barrier: a fault in one check must not hide the others' results

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from infra.outputs import AgentOutput
+from infra.outputs import AgentOutput, ExpectedPath
 from infra.verify import checks_control, checks_refusal, checks_traffic, measure
 from infra.verify.checks import CHECKS, select
 from infra.verify.context import Context, Finished, VerifyError, parse_probe
@@ -34,6 +34,31 @@ def user_mode(forwards: dict[str, str]) -> dict[str, Any]:
 def echo_answer(lost: int = 0, altered: int = 0) -> dict[str, Any]:
     entry = {"size": 64, "sent": 100, "equal": 100 - lost, "altered": altered, "lost": lost, "repeated": 0}
     return {"sizes": [entry], "sent": 100, "equal": 100 - lost, "altered": altered, "lost": lost}
+
+
+def relay_page(*counts: int) -> Any:
+    """The relay's status pages one after another, each with its count of packets carried to connectors."""
+    pages = [{"status": 200, "json": {"counters": {"datagrams_to_connectors": count}}} for count in counts]
+    return lambda argv: pages.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("equal", "carried", "promised", "status"),
+    [(20, 20, "relayed", Status.PASSED), (20, 0, "relayed", Status.FAILED), (0, 0, "relayed", Status.FAILED),
+     (20, 1, "direct", Status.PASSED), (0, 20, "none", Status.PASSED), (20, 20, "none", Status.FAILED)],
+)  # fmt: skip
+def test_the_path_must_be_the_promised_one(equal: int, carried: int, promised: Any, status: Status) -> None:
+    path = ExpectedPath(agent="agent", connector="connector", path=promised, reason="so")
+    answers = {"udp-echo": {"sent": 20, "equal": equal}, "get-json": relay_page(5, 5 + carried)}
+    assert checks_traffic.path(context(answers, expected_paths=(path,))).status is status
+
+
+def test_where_no_path_is_expected_traffic_is_not_asked_for() -> None:
+    path = ExpectedPath(agent="agent", connector="connector", path="none", reason="UDP is blocked")
+    report = run_verify(outputs(), only=("udp-echo",), context=context({}, expected_paths=(path,)))
+    assert report.results[0].result.status is Status.NOT_SHOWN
+    assert "UDP is blocked" in report.results[0].result.detail
+    assert report.exit_code == 0
 
 
 def test_registration_names_each_service() -> None:
@@ -162,7 +187,7 @@ def test_latency_is_measured_beside_the_baseline_and_drops_the_first_round() -> 
     result = measure.latency(context({"udp-rtt": by_target(rtt(900.0), rtt(50.0))}, quick=True))
     assert result.status is Status.PASSED
     assert [series.path for series in result.latency] == ["overlay", "untunnelled"]
-    assert [len(series.rtt_us) for series in result.latency] == [400, 400]
+    assert [len(series.rtt_us) for series in result.latency] == [300, 300]
     assert "added p50 0.85 ms" in result.measured
 
 

@@ -129,6 +129,17 @@ def test_watch_finds_the_silence(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0.1 < gaps[0]["seconds"] < 0.4
 
 
+def test_watch_ends_soon_after_the_outage_it_waits_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with echo_server(lambda data, number: None if 20 <= number < 90 else data) as target:
+        arguments = ("--interval-ms", "10", "--seconds", "20", "--settle-s", "0.2")
+        result = run(capsys, "udp-watch", "--target", target, *arguments)
+    started, ended = result["started"], result["ended"]
+    assert isinstance(started, float)
+    assert isinstance(ended, float)
+    assert 0.8 < ended - started < 5
+    assert len(result["gaps"]) == 1  # type: ignore[arg-type]
+
+
 def test_gaps_are_strictly_longer() -> None:
     assert find_gaps([0.0, 1.0, 3.0], 1.0) == [{"from": 1.0, "to": 3.0, "seconds": 2.0}]
 
