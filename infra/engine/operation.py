@@ -28,6 +28,7 @@ from infra.engine.snapshot import Snapshot
 from infra.engine.stackconfig import StackConfig
 from infra.engine.state import Deployment, ResourceState, deployment_from_json, salt_of
 from infra.engine.steps import Op, Planner, Step
+from infra.engine.transforms import Transforms
 
 PROGRAM_EXIT_S = 3.0
 
@@ -215,7 +216,7 @@ class _Work:
             self._project.name, file.stack, self.snapshot.base, self._registry.find, preview=self._preview
         )
         registrar = Registrar(
-            self._planner, self._executor, self._registry, self.snapshot, self._hooks,
+            self._planner, self._executor, self._registry, self.snapshot, self._hooks, Transforms(self._callbacks),
             config_for=self._config_for, directory=self._project.program_directory, preview=self._preview,
             continue_on_error=self._options.continue_on_error,
         )  # fmt: skip

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from google.protobuf import empty_pb2
-from pulumi.runtime.proto import provider_pb2, resource_pb2
+from pulumi.runtime.proto import callback_pb2, provider_pb2, resource_pb2
 
 from infra.engine import goal as goals
 from infra.engine import urn as urns
 from infra.engine.assets import with_hashes
-from infra.engine.errors import EngineError, UnsupportedError
+from infra.engine.errors import EngineError
 from infra.engine.execute import Executor, StepFailed, Stopped
 from infra.engine.goal import Goal
 from infra.engine.hooks import Hook, HookRunner
@@ -20,6 +20,7 @@ from infra.engine.registry import Registry
 from infra.engine.snapshot import Snapshot
 from infra.engine.state import ResourceState
 from infra.engine.steps import Planner, Step, require_registered
+from infra.engine.transforms import Transforms
 
 # Of a package: the configuration of its default provider.
 ConfigFor = Callable[[str], Props]
@@ -41,6 +42,7 @@ class Registrar:
         registry: Registry,
         snapshot: Snapshot,
         hooks: HookRunner,
+        transforms: Transforms,
         *,
         config_for: ConfigFor,
         directory: Path,
@@ -48,7 +50,7 @@ class Registrar:
         continue_on_error: bool = False,
     ) -> None:
         self._planner, self._executor, self._registry, self._snapshot = planner, executor, registry, snapshot
-        self._hooks, self._config_for = hooks, config_for
+        self._hooks, self._transforms, self._config_for = hooks, transforms, config_for
         self._directory, self._preview, self._continue = directory, preview, continue_on_error
         # Planning is serial: replacing one resource decides about others.
         self._planning = threading.Lock()
@@ -65,6 +67,7 @@ class Registrar:
             Stopped: the run is ending; the program should, too.
         """
         try:
+            request = self._transforms.apply(request, self._urn_of(request))
             goal = goals.from_request(request)
             goal.inputs = with_hashes(goal.inputs, self._directory)
             steps = self._plan(goal)
@@ -170,6 +173,7 @@ class Registrar:
 
     def invoke(self, request: resource_pb2.ResourceInvokeRequest) -> provider_pb2.InvokeResponse:
         """Calls a function of a package."""
+        request = self._transforms.apply_invoke(request)
         package = urns.package_of(request.tok)
         args = from_struct(request.args)
         with self._planning:
@@ -186,11 +190,15 @@ class Registrar:
         getattr(response, "return").CopyFrom(to_struct(mark_secrets(result, {})))
         return response  # type: ignore[return-value]
 
-    def add_transform(self, request: object) -> empty_pb2.Empty:
-        raise UnsupportedError("the embedded engine does not model transforms")
+    def add_transform(self, request: callback_pb2.Callback) -> empty_pb2.Empty:
+        """Registers a transform of all resources."""
+        self._transforms.add(request)
+        return empty_pb2.Empty()
 
-    def add_invoke_transform(self, request: object) -> empty_pb2.Empty:
-        raise UnsupportedError("the embedded engine does not model invoke transforms")
+    def add_invoke_transform(self, request: callback_pb2.Callback) -> empty_pb2.Empty:
+        """Registers a transform of all function calls."""
+        self._transforms.add_invoke(request)
+        return empty_pb2.Empty()
 
     def add_hook(self, request: resource_pb2.RegisterResourceHookRequest) -> empty_pb2.Empty:
         """Registers a resource hook."""

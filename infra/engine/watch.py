@@ -1,25 +1,35 @@
-"""Runs a command and ends with it: relays its output, and kills its process group when standard input ends.
+"""Runs a command and ends with it; ends it when standard input ends, first with SIGINT, then with SIGKILL.
 
-Stands between the engine and a plugin binary that does not watch the engine itself. Standard library only.
+Stands between the engine and a program that does not watch the engine itself: a plugin binary, the official CLI.
+Standard library only.
 
     watch.py COMMAND [ARGUMENT...]
 """
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
+
+GRACE_S = 30.0
 
 
 def main(argv: list[str]) -> int:
-    """Runs argv; returns its exit code."""
+    """Runs argv; returns its exit code. SIGINT and SIGTERM are passed on."""
     child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: child.send_signal(number))
 
     def wait() -> None:
         while os.read(0, 1):
             pass
-        os.killpg(child.pid, signal.SIGKILL)
+        child.send_signal(signal.SIGINT)
+        time.sleep(GRACE_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
 
     threading.Thread(target=wait, daemon=True, name="parent-watch").start()
     return child.wait()

@@ -1,17 +1,18 @@
 """The one way in: operations on a stack of a project, whichever engine carries them out."""
 
 import json
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from infra.engine.backend import StackFile
-from infra.engine.errors import CliError, StateError, UnsupportedError
+from infra.engine.errors import CliError, StateError
 from infra.engine.events import Diagnostic, EventSink, Severity, discard
+from infra.engine.official import OfficialCli, is_available
 from infra.engine.operation import Adapters, Operation, Options, Result, read_outputs
 from infra.engine.project import Project, load
 from infra.engine.props import plain
@@ -60,7 +61,7 @@ class Workspace:
         self._adapters = adapters or Adapters()
         self._file = StackFile(self.state_dir, self.project.name, stack)
         self._passphrase = ""
-        self._operation: Operation | None = None
+        self._operation: Operation | OfficialCli | None = None
 
     # -- operations ------------------------------------------------------------------------------------------------
 
@@ -85,12 +86,20 @@ class Workspace:
         return self._operate("destroy")
 
     def _operate(self, verb: str) -> Result:
+        run: Callable[[], Result]
+        operation: Operation | OfficialCli
         config, passphrase = self.config.load(), self._secret()
-        operation = Operation(self.project, self._file, config, passphrase, self._emit, self._options, self._adapters)
+        if self.engine == "pulumi":
+            operation = self._official()
+            run = partial(operation.operate, verb)
+        else:
+            operation = Operation(
+                self.project, self._file, config, passphrase, self._emit, self._options, self._adapters
+            )
+            run = getattr(operation, verb)
         self._operation = operation
         try:
             with interruptible(operation.interrupt, self._emit):
-                run: Callable[[], Result] = getattr(operation, verb)
                 return run()
         finally:
             self._operation = None
@@ -109,10 +118,14 @@ class Workspace:
         Raises:
             StateError: the stack has never been up.
         """
+        if self.engine == "pulumi":
+            return self._official().outputs(show_secrets=show_secrets)
         return plain(read_outputs(self._file, self._secret()), show_secrets=show_secrets)
 
     def export_stack(self) -> dict[str, Any]:
         """The state as `pulumi stack import` takes it (secrets stay encrypted)."""
+        if self.engine == "pulumi":
+            return self._official().export_stack()
         data = self._file.read()
         if data is None:
             raise StateError(f"stack {self.stack!r} has no state", "Run `ztna up` first.")
@@ -126,6 +139,9 @@ class Workspace:
         """
         if exported.get("version") != VERSION or not isinstance(exported.get("deployment"), dict):
             raise StateError(f"not an exported deployment of version {VERSION}")
+        if self.engine == "pulumi":
+            self._official().import_stack(exported)
+            return
         data = exported["deployment"]
         crypter = Crypter(self._secret(), salt_of(data))
         deployment = deployment_from_json(data, crypter)
@@ -138,11 +154,13 @@ class Workspace:
 
     def state(self) -> Deployment:
         """The recorded resources, secrets open."""
-        data = self._file.read() or {}
+        data = self._official().export_stack()["deployment"] if self.engine == "pulumi" else self._file.read() or {}
         return deployment_from_json(data, Crypter(self._secret(), salt_of(data))) if data else Deployment()
 
     def cancel(self) -> str:
         """Stops a run of this stack in another process, or clears what a dead one left; says what it did."""
+        if self.engine == "pulumi":
+            return self._official().cancel(CANCEL_WAIT_S)
         return self._file.cancel(CANCEL_WAIT_S)
 
     # -- configuration ---------------------------------------------------------------------------------------------
@@ -153,6 +171,9 @@ class Workspace:
         return StackConfigFile(self.project, self.stack, self._secret)
 
     # -- parts -----------------------------------------------------------------------------------------------------
+
+    def _official(self) -> OfficialCli:
+        return OfficialCli(self.project, self.stack, self.state_dir, self._secret(), self._emit, self._options.parallel)
 
     def _secret(self) -> str:
         if not self._passphrase:
@@ -167,13 +188,16 @@ class Workspace:
 
 
 def choose_engine(engine: EngineChoice) -> Literal["embedded", "pulumi"]:
-    """Which engine a choice means on this machine."""
-    found = shutil.which("pulumi") is not None
-    if engine == "pulumi" and not found:
+    """Which engine a choice means on this machine.
+
+    Raises:
+        CliError: the official CLI is asked for by name and is not on PATH.
+    """
+    if engine == "pulumi" and not is_available():
         raise CliError("the official pulumi CLI is not on PATH", "Install it, or use --engine embedded.")
-    if engine == "pulumi":
-        raise UnsupportedError("not yet")
-    return "embedded"
+    if engine == "auto":
+        return "pulumi" if is_available() else "embedded"
+    return engine
 
 
 @contextmanager

@@ -148,3 +148,118 @@ def test_remote_components_and_unknown_packages_are_refused_by_name(bench: Bench
 
 def _ignore(*values: object) -> None:
     """A program is a statement; resources register by being made."""
+
+
+def test_transforms_of_resource_parent_and_stack_run_in_this_order(bench: Bench) -> None:
+    def marks(mark: str) -> Any:
+        def transform(args: pulumi.ResourceTransformArgs) -> pulumi.ResourceTransformResult | None:
+            if args.type_ != "toy:index:Thing":
+                return None
+            return pulumi.ResourceTransformResult(
+                {**args.props, "mark": f"{args.props.get('mark', '')}{mark}"}, args.opts
+            )
+
+        return transform
+
+    def program() -> None:
+        pulumi.runtime.register_resource_transform(marks("s"))
+        group = Group("g", ResourceOptions(transforms=[marks("p")]))
+        Thing("a", ResourceOptions(parent=group, transforms=[marks("o")]))
+        Thing("b")
+
+    bench.up(program)
+    assert {name: item.inputs.get("mark") for name, item in bench.resources().items()} == {
+        "g": None, "a": "ops", "b": "s",
+    }  # fmt: skip
+
+
+def test_a_transform_can_change_options(bench: Bench) -> None:
+    def protect(args: pulumi.ResourceTransformArgs) -> pulumi.ResourceTransformResult:
+        options = ResourceOptions.merge(
+            args.opts,
+            ResourceOptions(protect=True, ignore_changes=["size"], custom_timeouts=pulumi.CustomTimeouts(create="5m")),
+        )
+        return pulumi.ResourceTransformResult(args.props, options)
+
+    def program(size: int) -> None:
+        first = Thing("first")
+        Thing("a", ResourceOptions(transforms=[protect], depends_on=[first], retain_on_delete=True), size=size)
+
+    bench.up(lambda: program(1))
+    state = bench.resources()
+    assert state["a"].protect
+    assert state["a"].retain_on_delete
+    assert state["a"].dependencies == [state["first"].urn]
+    assert state["a"].custom_timeouts == {"create": 300.0}
+    bench.up(lambda: program(2))
+    assert bench.ops()["a"] == ["same"]
+
+
+def test_a_failing_transform_is_an_error_of_the_resource(bench: Bench) -> None:
+    def fail(args: pulumi.ResourceTransformArgs) -> pulumi.ResourceTransformResult:
+        raise ValueError("will not have it")
+
+    with pytest.raises(DeploymentFailed):
+        bench.up(lambda: _ignore(Thing("a", ResourceOptions(transforms=[fail]))))
+    assert "will not have it" in bench.errors()
+    assert bench.cloud.calls == []
+
+
+def test_invoke_transforms_change_the_arguments(bench: Bench) -> None:
+    def shout(args: pulumi.InvokeTransformArgs) -> pulumi.InvokeTransformResult:
+        return pulumi.InvokeTransformResult({**args.args, "text": str(args.args["text"]).upper()}, args.opts)
+
+    def program() -> None:
+        pulumi.runtime.register_invoke_transform(shout)
+        pulumi.export("answer", pulumi.runtime.invoke_output("toy:index:echo", {"text": "hi"}))
+
+    assert bench.up(program).outputs["answer"]["echo"] == "HI"
+
+
+def test_hooks_run_around_create_update_and_delete(bench: Bench) -> None:
+    seen: list[str] = []
+
+    def hook(name: str, **options: Any) -> pulumi.ResourceHook:
+        def run(args: pulumi.ResourceHookArgs) -> None:
+            inputs = args.new_inputs or args.old_inputs or {}
+            seen.append(f"{name} {args.name} {int(inputs['size'])}")
+            bench.cloud.calls.append((name, str(args.name)))
+
+        return pulumi.ResourceHook(name, run, pulumi.ResourceHookOptions(**options))
+
+    def program(size: int, present: bool = True) -> None:
+        hooks = pulumi.ResourceHookBinding(
+            before_create=[hook("before")], after_create=[hook("after")], after_update=[hook("updated")],
+            before_delete=[hook("leaving")],
+        )  # fmt: skip
+        if present:
+            Thing("a", ResourceOptions(hooks=hooks), size=size)
+
+    bench.preview(lambda: program(1))
+    assert seen == []
+    bench.up(lambda: program(1))
+    assert bench.cloud.calls == [("before", "a"), ("create", "a"), ("after", "a")]
+    bench.up(lambda: program(2))
+    assert bench.cloud.calls == [("update", "a"), ("updated", "a")]
+    assert seen == ["before a 1", "after a 1", "updated a 2"]
+    bench.up(lambda: program(2))
+    assert bench.cloud.calls == []
+    with pytest.raises(DeploymentFailed):
+        bench.destroy()
+    assert "the resource hook 'leaving'" in bench.errors()
+    bench.up(lambda: program(2, present=False))
+    assert bench.cloud.calls == [("leaving", "a"), ("delete", "a")]
+
+
+def test_a_failing_hook_stops_what_it_stands_before(bench: Bench) -> None:
+    def refuse(args: pulumi.ResourceHookArgs) -> None:
+        raise ValueError("not today")
+
+    def program() -> None:
+        hook = pulumi.ResourceHook("refuse", refuse)
+        Thing("a", ResourceOptions(hooks=pulumi.ResourceHookBinding(before_create=[hook])))
+
+    with pytest.raises(DeploymentFailed):
+        bench.up(program)
+    assert "not today" in bench.errors()
+    assert bench.cloud.calls == []
