@@ -14,20 +14,21 @@ from infra.lab.plan import PREFIX
 from infra.lab.process import MARK, is_alive, start_time
 
 # A rootless run lives in one user, mount and network namespace, held by a sleeping process. /run is not ours there:
-# a tmpfs takes its place (for the names of `ip netns`), with everything that was in it bound back.
+# a tmpfs takes its place (for the names of `ip netns`), with everything that was in it bound back. The tmpfs is filled
+# elsewhere and moved, since the folder of runs itself lies below /run for root and on desktops.
 _HOLDER = """
 set -e
 mount --make-rprivate /
-old=$1
-mount --rbind /run "$old"
-mount -t tmpfs -o mode=755 tmpfs /run
-for path in "$old"/*; do
+new=$1
+mount -t tmpfs -o mode=755 tmpfs "$new"
+for path in /run/*; do
   name=${path##*/}
   if [ "$name" = netns ] || [ -L "$path" ]; then continue
-  elif [ -d "$path" ]; then mkdir "/run/$name" && mount --rbind "$path" "/run/$name" || true
-  elif [ -f "$path" ]; then : > "/run/$name" && mount --bind "$path" "/run/$name" || true
+  elif [ -d "$path" ]; then mkdir "$new/$name" && mount --rbind "$path" "$new/$name" || true
+  elif [ -f "$path" ]; then : > "$new/$name" && mount --bind "$path" "$new/$name" || true
   fi
 done
+mount -n --move "$new" /run
 mkdir -p /run/netns
 ip link set lo up
 echo ready
@@ -120,14 +121,14 @@ def start_holder(folder: Path) -> tuple[int, int]:
     """Start the holder of a rootless run and return its (pid, start time) once its place is ready.
 
     Args:
-        folder: the run's folder, in which the old /run is kept in sight.
+        folder: the run's folder, in which the new /run is prepared.
 
     Raises:
         LabError: the kernel refuses; carries its words.
     """
-    old = folder / "run"
-    old.mkdir(exist_ok=True)
-    argv = ["unshare", "-Urnm", "--propagation", "private", "sh", "-c", _HOLDER, "lab-holder", str(old)]
+    staging = folder / "run"
+    staging.mkdir(exist_ok=True)
+    argv = ["unshare", "-Urnm", "--propagation", "private", "sh", "-c", _HOLDER, "lab-holder", str(staging)]
     with open(folder / "holder.log", "wb") as log:
         process = subprocess.Popen(
             argv,
