@@ -17,19 +17,28 @@ from infra.lab.process import is_alive, marked, start_time, stop_all, wait_gone
 
 
 def reap_stale() -> list[str]:
-    """Remove every run that is not persistent and whose owner is gone; return their names."""
+    """Remove every run that is not persistent and whose owner is gone; return their names.
+
+    A run whose record cannot be read is left for `reap --run`: it may be a persistent one.
+    """
     gone = []
     for run in state.known_runs():
+        # First without the lock, which a run at work may hold for long.
+        if not _stale(run):
+            continue
         with state.locked(run):
-            try:
-                record = state.load(run)
-            except LabError:
-                record = None
-            if record is not None and state.in_use(record):
-                continue
-            reap_run(run)
-            gone.append(run)
+            if _stale(run):
+                reap_run(run)
+                gone.append(run)
     return gone
+
+
+def _stale(run: str) -> bool:
+    try:
+        record = state.load(run)
+    except LabError:
+        return False
+    return record is None or not state.in_use(record)
 
 
 def reap_run(run: str, *, grace_s: float = 0.5) -> None:

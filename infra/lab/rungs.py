@@ -103,8 +103,16 @@ def _detection(rung: Rung, reasons: tuple[str, ...]) -> Detection:
             "Hosts share ports, routes and the machine's firewall; isolation between them is not shown.",
         )
         return Detection(rung, reasons, limits, tun=False)
-    tun = os.access("/dev/net/tun", os.R_OK | os.W_OK)
+    tun = _opens_tun()
     limits = () if tun else (_NO_TUN,)
     if rung is Rung.ROOTLESS:
         limits += ("Socket buffers are capped by net.core.rmem_max and wmem_max: only root may exceed them.",)
     return Detection(rung, reasons, limits, tun=tun)
+
+
+def _opens_tun() -> bool:
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR))
+    except OSError:
+        return False
+    return True

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from infra.lab import rungs
+from infra.lab import rungs, state
 from infra.lab.__main__ import main
 from infra.lab.errors import LabError
 from infra.lab.nat import preset
 from infra.lab.process import start_time
+from infra.lab.reap import reap_stale
 from infra.lab.rungs import Rung, demand, detect
 from infra.lab.runtime import Lab
 from infra.lab.topology import Host, Impairment, Link, Router, Segment, two_nat_topology
@@ -62,6 +63,24 @@ def test_daemons_run_and_go_with_their_host(lab: Lab) -> None:
     assert lab.processes() == []
     with pytest.raises(LabError, match="no host 'agent'"):
         lab.exec_prefix("agent")
+
+
+def test_a_daemon_that_no_record_knows_goes_too(lab: Lab) -> None:
+    lab.realise(two_nat_topology(preset("cgnat"), preset("symmetric")))
+    pid = lab.spawn("agent", "sleeper", _FOREVER).pid
+    record = lab.record()
+    record.processes.clear()
+    state.save(record)
+    lab.destroy()
+    assert start_time(pid) is None
+
+
+def test_a_run_at_work_does_not_hold_up_the_reaper(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "state.json").write_text("{")
+    (tmp_path / "empty").mkdir()
+    with state.locked("low"):
+        assert reap_stale() == ["empty"]
 
 
 def test_failures_of_commands_are_told(lab: Lab) -> None:
