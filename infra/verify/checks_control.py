@@ -1,6 +1,7 @@
 """Checks of the control plane: registrations, observed addresses, NAT behaviour of both sides."""
 
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from infra.outputs import NatOutput
 from infra.verify.context import Context, Json, VerifyError, wait_until
@@ -79,19 +80,26 @@ def connector_ports(context: Context) -> Result:
 
 
 def doctor(context: Context, name: str) -> Json:
-    """`ztna doctor --json` run in a place against the stack's relay; asked once per verification."""
-    known: dict[str, Json] = context.notes.setdefault("doctor", {})
-    if name not in known:
-        relay = context.outputs.relays[0]
-        command = (context.python, "-m", "ztna", "doctor", "--json", "--server", f"{relay.host}:{relay.port}")
-        done = context.run(name, command, timeout_s=60.0)
-        try:
-            report = json.loads(done.out)
-        except ValueError:
-            said = (done.err or done.out).strip().splitlines()
-            raise VerifyError(f"doctor in {name!r} gave no JSON (exit {done.code}): {said[-1:]}") from None
-        known[name] = report
-    return known[name]
+    """`ztna doctor --json` run in a place against the stack's relay; agent and connector are asked at once, once."""
+    asked: dict[str, Future[Json]] | None = context.notes.get("doctor")
+    if asked is None:
+        asked = context.notes["doctor"] = {}
+        with ThreadPoolExecutor() as pool:  # each waits seconds for answers that a NAT may filter
+            for place in {context.agent_place, context.connector_place}:
+                asked[place] = pool.submit(_ask_doctor, context, place)
+    return asked[name].result()
+
+
+def _ask_doctor(context: Context, name: str) -> Json:
+    relay = context.outputs.relays[0]
+    command = (context.python, "-m", "ztna", "doctor", "--json", "--server", f"{relay.host}:{relay.port}")
+    done = context.run(name, command, timeout_s=60.0)
+    try:
+        report: Json = json.loads(done.out)
+    except ValueError:
+        said = (done.err or done.out).strip().splitlines()
+        raise VerifyError(f"doctor in {name!r} gave no JSON (exit {done.code}): {said[-1:]}") from None
+    return report
 
 
 def _nat_class(context: Context, name: str) -> Result:
