@@ -4,11 +4,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 from infra.engine import urn as urns
+from infra.engine.deletes import run_in_order
 from infra.engine.errors import EngineError, ResourceError
 from infra.engine.events import Diagnostic, EventSink, Phase, ResourceStep, Severity
 from infra.engine.hooks import HookRunner
@@ -333,29 +334,10 @@ class Executor:
                 "It is recorded; the next up tries to finish it.",
             )
 
-    # -- deletes ---------------------------------------------------------------------------------------------------
-
     def run_deletes(self, steps: list[Step]) -> None:
-        """Deletes in parallel, dependents before what they depend on; a failed dependent keeps its dependencies."""
+        """Deletes, given in the order of the state; failures are reported, not raised."""
         self.announce_deletes(steps)
-        blocked_by = dependents_of(steps)
-        outcomes: dict[Step, bool] = {}
-        running: dict[Future[bool], Step] = {}
-        waiting = list(steps)
-        with ThreadPoolExecutor(self._parallel, thread_name_prefix="delete") as pool:
-            while waiting or running:
-                ready = [step for step in waiting if blocked_by[step] <= outcomes.keys()]
-                waiting = [step for step in waiting if step not in ready]
-                for step in ready:
-                    if self.stopping.is_set() or not all(outcomes[dependent] for dependent in blocked_by[step]):
-                        outcomes[step] = False
-                    else:
-                        running[pool.submit(self._run_quietly, step)] = step
-                if not running:
-                    continue
-                done, _ = wait(list(running), timeout=0.5, return_when=FIRST_COMPLETED)
-                for future in done:
-                    outcomes[running.pop(future)] = future.result()
+        run_in_order(steps, self._run_quietly, parallel=self._parallel, stopping=self.stopping)
 
     def _run_quietly(self, step: Step) -> bool:
         try:
@@ -368,20 +350,6 @@ class Executor:
         """Runs independent steps in parallel; failures are reported, not raised."""
         with ThreadPoolExecutor(self._parallel, thread_name_prefix="step") as pool:
             list(pool.map(self._run_quietly, steps))
-
-
-def dependents_of(steps: list[Step]) -> dict[Step, set[Step]]:
-    """For each delete the deletes that must come before it: those of resources that refer to it."""
-    by_urn: dict[str, list[Step]] = {}
-    for step in steps:
-        by_urn.setdefault(step.state.urn, []).append(step)
-    blocked_by: dict[Step, set[Step]] = {step: set() for step in steps}
-    for step in steps:
-        for reference in step.state.references():
-            for needed in by_urn.get(reference, ()):
-                if needed is not step:
-                    blocked_by[needed].add(step)
-    return blocked_by
 
 
 def _existing(state: ResourceState) -> Existing:
