@@ -213,8 +213,9 @@ class TcpEndpoint(Connection):
         send, receive = self._send, self._receive
         blocks = receive.sack_blocks() if send.sack else ()
         options = TcpOptions(sack_blocks=blocks) if blocks else NO_OPTIONS
-        sequence = (send.initial_sequence + send.next) & SEQUENCE_MASK
-        segment = Segment(sequence, receive.sequence, ACK, receive.window_field(), b"", options)
+        segment = Segment(
+            send.sequence_to_acknowledge_with, receive.sequence, ACK, receive.window_field(), b"", options
+        )
         # A peer without SACK counts duplicate acknowledgments, so each stray segment must cause one (RFC 5681 s4.2).
         copies = min(self._acks_due, _MAX_DUPLICATE_ACKS) if receive.out_of_order and not send.sack else 1
         out.extend([segment] * copies)

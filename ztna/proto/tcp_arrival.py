@@ -201,7 +201,7 @@ class Connection:
         self._window_acknowledgment = 1
         window = segment.window if segment.flags & SYN else segment.window << self._shift_out
         self._send.max_window = 0
-        self._send.set_window(window, now)
+        self._send.set_window(1, window)
         self._events.append(Connected())
 
     def _in_connection(self, segment: Segment, now: float) -> None:
@@ -254,12 +254,14 @@ class Connection:
             send.duplicate(now)
         if segment.options.sack_blocks and send.sack:
             send.selective(segment.options.sack_blocks, now)
-        if self._window_sequence < start or (
-            self._window_sequence == start and self._window_acknowledgment <= position
+        if (
+            position > una
+            or self._window_sequence < start
+            or (self._window_sequence == start and self._window_acknowledgment <= position)
         ):
             self._window_sequence = start
             self._window_acknowledgment = position
-            send.set_window(window, now)
+            send.set_window(position, window)
         if send.persist_at is not None or not window:
             send.last_progress_at = now
         return True

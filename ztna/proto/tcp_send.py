@@ -29,6 +29,7 @@ class SendSide:
         "_flight",
         "_probe_position",
         "_probe_resent_at",
+        "_repair_now",
         "_round_trip",
         "_sack_edges",
         "congestion",
@@ -46,6 +47,7 @@ class SendSide:
         "sack",
         "una",
         "window",
+        "window_edge",
     )
 
     def __init__(self, initial_sequence: int, mss: int, round_trip: RoundTrip, max_window_bytes: int) -> None:
@@ -55,6 +57,8 @@ class SendSide:
         self.una = 0
         self.next = 0
         self.window = 1
+        # The first position beyond what the peer offered.
+        self.window_edge = 1
         self.max_window = 1
         self.fin_position: int | None = None
         self.congestion = Congestion(mss, max_window_bytes)
@@ -71,6 +75,8 @@ class SendSide:
         self._sack_edges: dict[int, int] = {}
         self._probe_position: int | None = None
         self._probe_resent_at: float | None = None
+        # The first repair of a recovery does not wait for the halved window (RFC 5681 s3.2 step 3).
+        self._repair_now = False
 
     # -- buffer ------------------------------------------------------------------------------------------------------
 
@@ -121,8 +127,10 @@ class SendSide:
         record = flight.first_lost()
         if record is None:
             return self._send_new(now, force)
-        if self._pipe() + record.end - record.start > self.congestion.window and flight.bytes:
+        over = self._pipe() + record.end - record.start > self.congestion.window and flight.bytes
+        if over and not self._repair_now:
             return None
+        self._repair_now = False
         return self._resend(record, now)
 
     def _resend(self, record: Transmission, now: float) -> Transmission:
@@ -140,7 +148,7 @@ class SendSide:
         if available <= 0:
             return None
         size = min(self.mss, available)
-        usable = self.una + self.window - start
+        usable = self.window_edge - start
         if size > usable:
             # Sender's silly window avoidance: a part only if it is half of the largest window ever offered, else wait
             # for the window to open, watched by the persist timer (RFC 9293 s3.8.6.2.1).
@@ -180,6 +188,11 @@ class SendSide:
             self.persist_at = now + self._round_trip.rto
             self.last_progress_at = now
 
+    @property
+    def sequence_to_acknowledge_with(self) -> int:
+        """The sequence number of a segment without data: the next one, unless a shrunken window excludes it."""
+        return (self.initial_sequence + max(min(self.next, self.window_edge), self.una)) & _MASK
+
     def rewind_syn(self) -> None:
         """Have the SYN sent again at once, if it is out and unacknowledged."""
         record = self._flight.records.get(0)
@@ -188,9 +201,14 @@ class SendSide:
 
     # -- acknowledgments ---------------------------------------------------------------------------------------------
 
-    def set_window(self, window_bytes: int, now: float) -> None:
-        """Take the window the peer offers."""
+    def set_window(self, position: int, window_bytes: int) -> None:
+        """Take the window the peer offers behind the position it acknowledged.
+
+        Kept as an edge: an acknowledgment that moves `una` without being the latest word on the window must not move
+        what may be sent.
+        """
         self.window = window_bytes
+        self.window_edge = position + window_bytes
         if window_bytes > self.max_window:
             self.max_window = window_bytes
         if window_bytes and self.persist_at is not None:
@@ -290,7 +308,7 @@ class SendSide:
         self._duplicates += 1
         enough = self._duplicates == DUPLICATE_THRESHOLD and self.congestion.state == Congestion.OPEN
         if enough and self._mark_head_lost():
-            self.congestion.lost(self.next - self.una, self.next)
+            self._enter_recovery()
 
     def _mark_head_lost(self) -> bool:
         record = self._flight.records.get(self.una)
@@ -303,7 +321,11 @@ class SendSide:
 
     def _find_lost(self) -> None:
         if self._flight.lose_overtaken():
-            self.congestion.lost(self.next - self.una, self.next)
+            self._enter_recovery()
+
+    def _enter_recovery(self) -> None:
+        self._repair_now = self.congestion.state == Congestion.OPEN
+        self.congestion.lost(self.next - self.una, self.next)
 
     # -- timers ------------------------------------------------------------------------------------------------------
 
@@ -334,7 +356,7 @@ class SendSide:
         self._probe_position = self.next
         self.rto_at = now + self._round_trip.rto
         size = min(self.mss, self.end - self.next)
-        if size and flight.first_lost() is None and self.next + size <= self.una + self.window:
+        if size and flight.first_lost() is None and self.next + size <= self.window_edge:
             return self._send_size(size, now)
         last = flight.take_latest()
         if last is None:
