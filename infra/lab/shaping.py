@@ -24,6 +24,9 @@ from infra.lab.topology import Impairment, Link
 
 _START_TIMEOUT_S = 10.0
 _FULL_FRAME_BYTES = 1514
+# One segment per packet: netem would delay or lose 64 KiB at a time otherwise.
+_NETEM_ON = "ip link set dev {device} gso_max_segs 1\ntc qdisc replace dev {device} root netem {words}"
+_NETEM_OFF = "tc qdisc del dev {device} root 2> /dev/null || true\nip link set dev {device} gso_max_segs 65535"
 
 
 def netem_arguments(impairment: Impairment) -> list[str]:
@@ -109,9 +112,8 @@ def release(record: RunRecord, place: Place, names: Sequence[str], ports: Mappin
             if port is not None and port.link is not None:
                 switch.append(f"ip link set {port.switch_end} master {bridge_name(port.link.segment)}")
         elif port is not None:
-            switch.append(f"tc qdisc del dev {port.switch_end} root 2> /dev/null || true")
-            lines = scripts.setdefault(namespace(record.run, port.node), [])
-            lines.append(f"tc qdisc del dev {port.ifname} root 2> /dev/null || true")
+            switch.append(_NETEM_OFF.format(device=port.switch_end))
+            scripts.setdefault(namespace(record.run, port.node), []).append(_NETEM_OFF.format(device=port.ifname))
     place.scripts({name: "\n".join(lines) for name, lines in scripts.items()})
 
 
@@ -148,11 +150,8 @@ def _apply_netem(record: RunRecord, place: Place, ports: Sequence[Port]) -> None
             (switch_namespace(record.run), port.switch_end, link.down),
         )
         for name, device, impairment in ends:
-            # One segment per packet: netem would delay or lose 64 KiB at a time otherwise.
             words = " ".join(netem_arguments(impairment))
-            scripts.setdefault(name, []).append(
-                f"ip link set dev {device} gso_max_segs 1\ntc qdisc replace dev {device} root netem {words}"
-            )
+            scripts.setdefault(name, []).append(_NETEM_ON.format(device=device, words=words))
     place.scripts({name: "\n".join(lines) for name, lines in scripts.items()})
 
 

@@ -8,6 +8,7 @@ import statistics
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -166,3 +167,36 @@ def test_a_killed_shaper_is_brought_back_by_the_next_change(wire: Wire) -> None:
     wire.lab.run("near", ["kill", "-9", str(shaper[0])])
     wire.set(up=Impairment(delay_ms=15))
     assert 15 <= statistics.median(wire.rtts_ms()) < 22
+
+
+_TC = """#!/bin/sh
+echo "$(readlink /proc/self/ns/net) $*" >> {log}
+"""
+
+
+def test_netem_is_used_where_the_kernel_has_it(wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # This stands for a kernel with netem: a `tc` that takes everything and notes where it was called.
+    log = tmp_path / "log"
+    (tmp_path / "tc").write_text(_TC.format(log=log))
+    (tmp_path / "tc").chmod(0o755)
+    log.touch()
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    wire.set()
+    wire.set(up=Impairment(delay_ms=10), down=Impairment(loss=0.01))
+    (port,) = wire.lab.record().shaped
+    assert wire.lab.record().shaped == {port: "netem"}
+    assert wire.lab.record().shaper is None
+    inside = wire.lab.run("near", ["readlink", "/proc/self/ns/net"]).stdout.strip()
+    lines = log.read_text().splitlines()
+    assert f"{inside} qdisc replace dev eth0 root netem limit 20000 delay 10ms" in lines
+    (down,) = [line for line in lines if line.endswith("loss 1%")]
+    assert f"qdisc replace dev p{port} root netem limit 20000" in down
+    assert not down.startswith(inside)
+    # A black hole is beyond netem.
+    wire.set(up=Impairment(delay_ms=10, mtu_bytes=1300))
+    assert wire.lab.record().shaped == {port: "shaper"}
+    assert f"{inside} qdisc del dev eth0 root" in log.read_text()
+    assert min(wire.rtts_ms(5)) >= 10
+    wire.set()
+    assert wire.lab.record().shaped == {}
+    assert wire.up(100) == list(range(100))
