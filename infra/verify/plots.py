@@ -20,6 +20,11 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(index * step, 12) for index in range(first, last + 1)]
 
 
+def readable(value: float) -> str:
+    """Thousands separated, four significant digits below 1000."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def log_ticks(low: float, high: float) -> list[float]:
     """1-2-5 numbers that enclose [low, high]; both must be above 0."""
     ticks: list[float] = []
@@ -51,7 +56,9 @@ class _Frame:
         for tick in self.y_ticks:
             y = self.y(tick)
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+            parts.append(
+                f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{readable(tick)}</text>'
+            )
         for tick in self.x_ticks if show_x else []:
             x = self.x(tick)
             parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"/>')
@@ -120,7 +127,7 @@ def bar_plot(title: str, bars: Sequence[tuple[str, float, int]], y_label: str) -
         parts.append(
             f'<rect class="bar solid series-{index}" x="{left:.1f}" width="{right - left:.1f}" y="{top:.1f}" '
             f'height="{frame.y(0) - top:.1f}" rx="3"/>'
-            f'<text class="value" x="{middle:.1f}" y="{max(top - 5, 12):.1f}" text-anchor="middle">{value:,.4g}</text>'
+            f'<text class="value" x="{middle:.1f}" y="{max(top - 5, 12):.1f}" text-anchor="middle">{readable(value)}</text>'
             f'<text class="tick" x="{middle:.1f}" y="{HEIGHT - _BOTTOM + 16}" text-anchor="middle">'
             f"{escape(label)}</text>"
         )

@@ -102,7 +102,7 @@ def _router(router: Json, start: float, end: float) -> str:
     )
     label = " + ".join(_nat_words(level) for level in nat)
     below = _ROWS["router"] + _BOX_H + 13
-    text = f'<text class="note" x="{middle:.0f}" y="{below}" text-anchor="middle">{escape(label)}</text>'
+    text = f'<text class="note" x="{middle + 8:.0f}" y="{below}">{escape(label)}</text>'
     up = _line(middle, _ROWS["public"] + _BAR_H, _ROWS["router"], _impairment(router.get("outside", {})))
     return up + _line(middle, _ROWS["router"] + _BOX_H, _ROWS["lan"], "") + box.svg() + text
 
