@@ -1,7 +1,7 @@
 """What the lab's dynamic resource providers share: precise diffs, drift by looking, tolerant deletes.
 
 A provider is stateless and found by reference, so its serialized form is the same in every run. A resource's id is
-`RUN/NAME` (`RUN/HOST/NAME` of a process): creating it again adopts what is there, so that a run which was killed between
+`RUN/NAME` (`RUN/HOST/NAME` of a process): creating it again adopts what is there, so a run killed between
 making and recording loses nothing.
 `diff` also looks at the machine: what has vanished is an update, so that the next `up` heals it without a refresh.
 """

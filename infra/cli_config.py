@@ -83,7 +83,8 @@ def get_value(
 ) -> None:
     """Print one value."""
     with user_errors():
-        value = open_workspace(stack, engine).config.get(full_name(stack, key))
+        name = full_name(stack, key)
+        value = open_workspace(stack, engine).config.get(name)
         print_json(value) if as_json else typer.echo(value)
 
 
@@ -97,15 +98,16 @@ def set_value(
 ) -> None:
     """Write one value into Pulumi.STACK.yaml; `ztna up` applies it."""
     with user_errors():
-        workspace = open_workspace(stack, engine)
-        workspace.config.set(full_name(stack, key), _structured(key, value), secret=secret)
+        name, structured = full_name(stack, key), _structured(key, value)
+        open_workspace(stack, engine).config.set(name, structured, secret=secret)
 
 
 @app.command("rm")
 def remove_value(key: KeyArgument, stack: StackOption = "lab", engine: EngineOption = "auto") -> None:
     """Take one value out of Pulumi.STACK.yaml."""
     with user_errors():
-        open_workspace(stack, engine).config.remove(full_name(stack, key))
+        name = full_name(stack, key)
+        open_workspace(stack, engine).config.remove(name)
 
 
 def _structured(key: str, value: str) -> Any:
