@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from components import lab_topology as topo
@@ -16,7 +17,7 @@ from infra.addressing import LabPlan, overlay_plan
 from infra.config import LabConfig
 from infra.lab.rungs import Detection, Rung
 from infra.lab.topology import Topology
-from infra.naming import check_label
+from infra.naming import check_label, run_name
 from infra.outputs import (
     AgentOutput,
     ConnectorOutput,
@@ -176,8 +177,8 @@ class LabDesign:
         )
 
 
-def design(stack: str, config: LabConfig) -> LabDesign:
-    """Return the lab that a configuration asks for on this machine.
+def design(stack: str, config: LabConfig, project: Path) -> LabDesign:
+    """Return the lab that a configuration asks for on this machine, for the project in a directory.
 
     Raises:
         LabError: a rung was asked for by name and does not work here.
@@ -191,7 +192,7 @@ def design(stack: str, config: LabConfig) -> LabDesign:
     has_nats = detection.rung is not Rung.LOOPBACK
     return LabDesign(
         stack=stack,
-        run=check_label(config.run or stack, "run"),
+        run=check_label(config.run or run_name(stack, project), "run"),
         config=config,
         detection=detection,
         plan=plan,

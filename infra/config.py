@@ -106,7 +106,8 @@ LAB_KEYS: Final = (
     Key(name="relayLink", help=_LINK_HELP.format("intermediate"), example='{"mtu": 1400}', default="{}"),
     Key(
         name="run",
-        help="name of the run on this machine, by which its namespaces are called; the stack's name unless given",
+        help="name of the run on this machine, by which its namespaces are called; unless given, the stack's name and "
+        "6 hex digits of the project's directory, so that every checkout has its own",
         example="lab-two",
         default="",
     ),

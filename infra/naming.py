@@ -3,7 +3,9 @@
 One place decides how a thing is called, so that programs, components and certificates agree.
 """
 
+import hashlib
 import re
+from pathlib import Path
 
 TYPE_PREFIX = "ztna:components"
 _LABEL = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
@@ -17,6 +19,15 @@ def component_token(kind: str) -> str:
 def child_name(parent: str, role: str) -> str:
     """Return the resource name of a component's child: the parent's name, a dash, the child's role."""
     return f"{parent}-{role}"
+
+
+def run_name(stack: str, project: Path) -> str:
+    """Return the name of a stack's run on this machine: the stack, and 6 hex digits that tell checkouts apart.
+
+    Two checkouts may each have a stack of the same name up; `project` is the directory of Pulumi.yaml.
+    """
+    digest = hashlib.sha256(str(project.resolve()).encode()).hexdigest()[:6]
+    return f"{stack[:25].rstrip('-')}-{digest}"
 
 
 def spiffe_id(stack: str, role: str, name: str) -> str:

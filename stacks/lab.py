@@ -1,6 +1,7 @@
 """The `lab` stack: an intermediate in public, a connector and an agent behind a NAT each, all on this machine."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pulumi
 
@@ -19,7 +20,7 @@ from infra.ports import ECHO, HTTPBIN
 def program() -> pulumi.Output[StackOutputs]:
     """Declare the stack and return what it promises."""
     config = lab_config(pulumi.Config("lab"), PRESETS)
-    lab = design(pulumi.get_stack(), config)
+    lab = design(pulumi.get_stack(), config, Path.cwd())
     pulumi.log.info(lab.announcement)
 
     network = LabNetwork("lab", LabNetworkArgs(site=lab.site, topology=lab.topology))

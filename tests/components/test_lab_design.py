@@ -1,14 +1,20 @@
 """The lab stack as data: what it promises for each rung and NAT, before anything is made."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from components.lab_design import FOREIGN, LabDesign, design
 from infra.config import LabConfig, NatSettings
 from infra.lab.rungs import Detection, Rung
+from infra.naming import run_name
 from infra.outputs import from_exports, to_exports
 from infra.verify.context import Context
+
+PROJECT = Path("/srv/ztna")
+RUN = run_name("lab", PROJECT)
 
 
 def lab(
@@ -18,7 +24,7 @@ def lab(
     found = Detection(rung, ("root: not running as root",), ("No NATs.",) if rung is Rung.LOOPBACK else (), tun)
     monkeypatch.setattr("components.lab_topology.detect", lambda: found)
     config = LabConfig(agent_nat=NatSettings(preset=agent), connector_nat=NatSettings(preset="symmetric"))
-    return design("lab", config)
+    return design("lab", config, PROJECT)
 
 
 def test_with_a_tun_device_services_are_reached_at_their_virtual_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +59,7 @@ def test_on_loopback_there_are_no_nats_and_it_says_so(monkeypatch: pytest.Monkey
     assert outputs.limits == ("No NATs.",)
     assert outputs.expected_paths[0].path == "relayed"
     assert made.announcement == (
-        "lab 'lab' on the loopback rung\n  not better because root: not running as root\n  No NATs."
+        f"lab {RUN!r} on the loopback rung\n  not better because root: not running as root\n  No NATs."
     )
     assert json.loads(made.connector_files()["connector.json"])["bind_addr"] == "127.22.0.10"
 
@@ -77,9 +83,17 @@ def test_the_foreign_connector_has_a_certificate_and_no_grant(monkeypatch: pytes
 def test_places_say_how_to_get_there_and_how_to_control_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     places = lab(monkeypatch).places()
     assert set(places) == {"relay", "connector", "agent", "backend"}
-    assert places["relay"].exec[1:] == ("-m", "infra.lab", "exec", "--run", "lab", "relay", "--")
-    assert places["relay"].controls["kill"][1:] == ("-m", "infra.lab", "kill", "--run", "lab", "relay", "intermediate")
+    assert places["relay"].exec[1:] == ("-m", "infra.lab", "exec", "--run", RUN, "relay", "--")
+    assert places["relay"].controls["kill"][1:] == ("-m", "infra.lab", "kill", "--run", RUN, "relay", "intermediate")
     assert set(places["agent"].controls) == {"start", "stop", "kill", "restart"}
-    assert places["agent"].logs["agent"].endswith("/lab/log/agent-agent.log")
+    assert places["agent"].logs["agent"].endswith(f"/{RUN}/log/agent-agent.log")
     assert set(places["backend"].logs) == {"echo", "httpbin"}
     assert places["connector"].status_url == "http://127.0.0.1:9091/status"
+
+
+def test_every_checkout_has_a_run_of_its_own_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = lab(monkeypatch)
+    other = design("lab", made.config, Path("/srv/other"))
+    named = design("lab", replace(made.config, run="mine"), PROJECT)
+    assert made.run == RUN != other.run
+    assert named.run == "mine"

@@ -1,8 +1,10 @@
 """Names: what may be one, and the identities made of them."""
 
+from pathlib import Path
+
 import pytest
 
-from infra.naming import check_label, child_name, component_token, grant_name, spiffe_id
+from infra.naming import check_label, child_name, component_token, grant_name, run_name, spiffe_id
 
 
 def test_identities_have_the_form_that_certificates_carry() -> None:
@@ -31,3 +33,11 @@ def test_labels_are_returned_as_they_are(name: str) -> None:
 def test_a_wildcard_is_no_role() -> None:
     with pytest.raises(ValueError, match=r"^role "):
         grant_name("*", "echo-service")
+
+
+def test_a_run_is_called_after_its_stack_and_its_checkout(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert run_name("lab", tmp_path).startswith("lab-")
+    assert run_name("lab", tmp_path) == run_name("lab", tmp_path / "link")
+    assert run_name("lab", tmp_path) != run_name("lab", tmp_path / "other")
+    assert check_label(run_name("x" * 24 + "-yyyyyyy", tmp_path), "run").startswith("x" * 24)
