@@ -1,6 +1,6 @@
 """What every test shares: the lab's rung decides which tests can run, and what was not run is said at the end.
 
-`make test` runs what the rung allows. CI sets ZTNA_REQUIRE_RUNG=root, and then a lower rung is an error, not a shorter run.
+`make test` runs what the rung allows. CI sets ZTNA_REQUIRE_RUNG=root; then a lower rung is an error, not a shorter run.
 """
 
 import os
