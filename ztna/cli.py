@@ -119,13 +119,15 @@ def main() -> None:
 
 
 def _run(module: str, config: Path, **options: Any) -> None:
-    """Run a role's `run(path, **options)`; only given options are passed on."""
+    """Run a role's `run(path, **options)`; only given options are passed on, what it returns is the exit code."""
 
-    def start() -> None:
+    def start() -> int | None:
         given = {name: value for name, value in options.items() if value}
-        import_module(module).run(config, **given)
+        code: int | None = import_module(module).run(config, **given)
+        return code
 
-    _guard(start)
+    if code := _guard(start):
+        raise typer.Exit(code)
 
 
 def _guard(action: Callable[[], Any]) -> Any:

@@ -1,5 +1,6 @@
 """What strangers and misbehaving peers can do to an endpoint: one test per guard."""
 
+import asyncio
 import datetime as dt
 import os
 import random
@@ -7,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from aioquic._buffer import Buffer
-from aioquic.quic.packet import QuicPacketType, pull_quic_header
+from aioquic.quic.packet import QuicPacketType, encode_quic_version_negotiation, pull_quic_header
 
 from tests.support.certs import CLIENT, Issued, issue, issue_member
 from tests.ztna.io.quic_rig import Nat, Node, Pki, Raw, nodes
@@ -143,8 +144,7 @@ async def test_version_negotiation_lists_v1_only_and_answers_no_version_negotiat
         header = pull_quic_header(Buffer(data=await raw.answer()), host_cid_length=20)
         assert header.packet_type == QuicPacketType.VERSION_NEGOTIATION
         assert header.supported_versions == [1]
-        zero, _ = client_hello(pki, server.address, version=0)
-        raw.send(zero, server)
+        raw.send(encode_quic_version_negotiation(os.urandom(20), os.urandom(20), [1] * 300), server)
         await server.until(lambda: server.counters.dropped_header == 1)
         assert raw.received == []
     raw.close()
@@ -408,24 +408,31 @@ async def test_sparse_stream_offsets_cannot_inflate_windows(pki: Pki) -> None:
     with nodes(server, client):
         peer = client.connect(server, pki.client_settings(pki.agent))
         await client.seen.first(PayloadLimit)
-        connection = peer.connection
-        for round_ in range(12):
-            for stream_id in (0, 4, 8):
-                connection.send_stream_data(stream_id, b"x")
-                sender = connection._streams[stream_id].sender
-                # Skip most of what the peer allows: only the last byte is ever sent.
-                skip = max(0, connection._streams[stream_id].max_stream_data_remote - sender._buffer_stop - 1)
-                sender._buffer += bytes(skip)
-                sender._buffer_stop += skip
-                sender._pending.add(sender._buffer_stop - 1, sender._buffer_stop) if skip else None
-            client.endpoint.mark_dirty(peer)
-            peer.send_datagram(bytes([round_]))
-            await server.until(lambda: len(server.seen.of(DatagramReceived)) > round_ or server.seen.of(Closed))  # noqa: B023
+        peer.send_stream(None, b"x")
+        await server.seen.first(StreamReceived)
         theirs = server.seen.peers(Connected)[0].connection
-        held = sum(len(stream.receiver._buffer) for stream in theirs._streams.values())
-        assert held <= limits.connection_window_bytes
-        assert all(stream.max_stream_data_local <= 2 * 16_384 for stream in theirs._streams.values())
-        assert theirs._local_max_data.value <= 2 * 32_768
+        stream = theirs._streams[0]
+        for _ in range(10):
+            # What one byte at the highest allowed offset does to a receiver.
+            stream.receiver.highest_offset = stream.max_stream_data_local
+            theirs._local_max_data.used = theirs._local_max_data.value
+            # A lost MAX_DATA and MAX_STREAM_DATA, so that both are written again.
+            theirs._local_max_data.sent = stream.max_stream_data_local_sent = 0
+            theirs.send_ping(1)
+            theirs.datagrams_to_send(asyncio.get_running_loop().time())
+        assert stream.max_stream_data_local == 16_384
+        assert theirs._local_max_data.value == 32_768
+
+
+async def test_more_datagrams_than_the_queue_holds_pass_in_one_batch_while_the_window_allows(pki: Pki) -> None:
+    server, client = Node(pki.server_settings()), Node()
+    with nodes(server, client):
+        peer = client.connect(server, pki.client_settings(pki.agent))
+        await client.seen.first(PayloadLimit)
+        for index in range(150):
+            peer.send_datagram(bytes([index]))
+        await server.until(lambda: len(server.seen.of(DatagramReceived)) == 150)
+        assert peer.stats.dropped_queue_full == 0
 
 
 async def test_streams_are_limited(pki: Pki) -> None:
