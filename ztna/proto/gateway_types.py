@@ -120,97 +120,112 @@ class GatewayLimits:
     errors_per_s: float = 200.0
 
 
-class EmitPacket(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EmitPacket:
     """Send this IPv4 packet towards the agent (one DATAGRAM)."""
 
     packet: bytes
 
 
-class OpenUdp(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class OpenUdp:
     """Open a UDP socket connected to `backend` and keep it as `flow`; what it receives goes to `udp_received`."""
 
     flow: int
     backend: Backend
 
 
-class SendUdp(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SendUdp:
     """Send one datagram on the flow's socket."""
 
     flow: int
     data: bytes
 
 
-class CloseUdp(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class CloseUdp:
     """Close the flow's socket and forget it."""
 
     flow: int
 
 
-class OpenTcp(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class OpenTcp:
     """Connect to `backend` (TCP_NODELAY); answer with `tcp_connected` or `tcp_failed`."""
 
     session: int
     backend: Backend
 
 
-class WriteTcp(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class WriteTcp:
     """Write `data` to the backend; report each taken byte once with `tcp_writable`."""
 
     session: int
     data: bytes
 
 
-class ShutdownTcp(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ShutdownTcp:
     """The agent ended its direction: shut the write side once everything written before is out."""
 
     session: int
 
 
-class AbortTcp(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AbortTcp:
     """Drop the backend connection at once with a reset, unsent data included, and forget the session."""
 
     session: int
 
 
-class CloseTcp(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class CloseTcp:
     """Both directions have ended in order and all is written: close the socket and forget the session."""
 
     session: int
 
 
-class PauseTcp(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class PauseTcp:
     """Stop reading from the backend: the agent is slower than it."""
 
     session: int
 
 
-class ResumeTcp(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ResumeTcp:
     """Read from the backend again."""
 
     session: int
 
 
-class TcpOpened(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TcpOpened:
     """User mode only: the service accepted the session's connection."""
 
     session: int
 
 
-class TcpFailed(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TcpFailed:
     """User mode only: the service did not accept; forget the session."""
 
     session: int
     error: SocketError
 
 
-class UdpFailed(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class UdpFailed:
     """User mode only: the service's side answered the flow's datagrams with an ICMP error; the flow stays open."""
 
     flow: int
     error: SocketError
 
 
-class EchoReceived(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EchoReceived:
     """User mode only: an ICMP echo was answered (`error` None) or came back as unreachable."""
 
     address: int
@@ -220,7 +235,8 @@ class EchoReceived(NamedTuple):
     error: SocketError | None
 
 
-class PingBackend(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class PingBackend:
     """Find out whether the backend's host answers (TCP connect, a refusal counts; or ICMP); tell `backend_answered`."""
 
     backend: Backend

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
 
 __all__ = [
     "Closed",
@@ -77,27 +76,32 @@ class ResetReason(Enum):
     ABORTED = "aborted"
 
 
-class Connected(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Connected:
     """The handshake is complete: data may flow."""
 
 
-class DataReceived(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DataReceived:
     """Bytes in order; they count against the window until `consumed` says otherwise."""
 
     data: bytes
 
 
-class EndOfStream(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EndOfStream:
     """The peer sends no more; our direction stays open."""
 
 
-class Reset(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Reset:
     """The connection broke; nothing more follows."""
 
     reason: ResetReason
 
 
-class Closed(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Closed:
     """Both directions ended in order and nothing more follows."""
 
 
