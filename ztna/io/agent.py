@@ -24,6 +24,7 @@ from ztna.io.udp import Address, UdpSocket
 from ztna.io.uplink import Uplink
 from ztna.io.user_mode import UserMode, parse_forward
 from ztna.proto.agent import AgentControl
+from ztna.proto.gateway_types import GatewayLimits
 from ztna.proto.limits import AgentLimits
 
 ANY_ADDRESS: Final = "0.0.0.0"
@@ -81,7 +82,8 @@ class Agent:
         self.virtual_ips = virtual_ips(config)
         self.virtual_ip = config.virtual_ip or random_virtual_ip()
         self._started = clock()
-        control_limits, connection_limits = apply_limits(config.limits, AgentLimits(), ConnectionLimits())
+        limits = apply_limits(config.limits, AgentLimits(), ConnectionLimits(), GatewayLimits())
+        control_limits, connection_limits, self.stack_limits = limits
         client_settings(config)
         self.control = AgentControl(self.virtual_ips, self.virtual_ip, random=random.random, limits=control_limits)
         self.udp = UdpSocket(ANY_ADDRESS, 0)

@@ -14,8 +14,8 @@ class BackendNames:
     """Addresses of the configured backends; names are looked up in the background, never on the packet path."""
 
     def __init__(self, hosts: Iterable[str]) -> None:
-        self._addresses = {host: host for host in hosts if _is_literal(host)}
-        self._names = sorted({host for host in hosts if not _is_literal(host)})
+        self._addresses = {host: host for host in hosts if is_literal(host)}
+        self._names = sorted({host for host in hosts if not is_literal(host)})
         self._task: asyncio.Task[None] | None = None
 
     def address(self, host: str) -> str | None:
@@ -44,8 +44,7 @@ class BackendNames:
         loop = asyncio.get_running_loop()
         for name in self._names:
             with contextlib.suppress(OSError):
-                found = await loop.getaddrinfo(name, None, family=socket.AF_INET, type=socket.SOCK_DGRAM)
-                self._addresses[name] = str(found[0][4][0])
+                self._addresses[name] = await resolve(loop, name)
 
 
 def address_family(address: str) -> socket.AddressFamily:
@@ -53,7 +52,14 @@ def address_family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def _is_literal(host: str) -> bool:
+async def resolve(loop: asyncio.AbstractEventLoop, host: str) -> str:
+    """An IPv4 address of a host name; raises OSError."""
+    found = await loop.getaddrinfo(host, None, family=socket.AF_INET, type=socket.SOCK_DGRAM)
+    return str(found[0][4][0])
+
+
+def is_literal(host: str) -> bool:
+    """Whether a host is given by its address."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

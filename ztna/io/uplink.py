@@ -10,7 +10,6 @@ Everything runs in the endpoint's batches: packets received are processed, then 
 import asyncio
 import random
 import secrets
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -31,6 +30,7 @@ from ztna.io.quic_types import (
     PeerEvent,
     StreamReceived,
 )
+from ztna.io.resolve import is_literal, resolve
 from ztna.io.stun import looks_like_stun
 from ztna.io.udp import Address, UdpSocket
 from ztna.proto.client import (
@@ -51,8 +51,8 @@ STUN_EVERY_S: Final = 0.5
 RETURN_JITTER_S: Final = 0.2
 DRAIN_S: Final = 1.0
 SETTLE_S: Final = 0.1
-# A little below the bound of the peer's queue, so that control messages always fit.
-QUEUE_PACKETS: Final = 56
+# Below both bounds of the peer's queue, 64 packets and 64 KiB of the largest packets, so that control messages fit.
+QUEUE_PACKETS: Final = 48
 
 
 class Owner(Protocol):
@@ -79,7 +79,7 @@ class UplinkCounters:
     """Attempts and losses of the connection."""
 
     dials: int = 0
-    resolve_errors: int = 0
+    dial_errors: int = 0
     lost_silent: int = 0
     lost_closed: int = 0
     stun_probes: int = 0
@@ -196,15 +196,13 @@ class Uplink:
 
     async def _resolve_and_connect(self) -> None:
         try:
-            found = await self._loop.getaddrinfo(
-                self._relay.host, self._relay.port, family=socket.AF_INET, type=socket.SOCK_DGRAM
-            )
+            host = self._relay.host if is_literal(self._relay.host) else await resolve(self._loop, self._relay.host)
             settings = self._settings()
         except Exception as exc:
-            self.counters.resolve_errors += 1
+            self.counters.dial_errors += 1
             self._failed(f"cannot dial {self._relay.host}: {exc}")
             return
-        self.relay_address = (str(found[0][4][0]), int(found[0][4][1]))
+        self.relay_address = (host, self._relay.port)
         if self._fast:
             settings = replace(settings, handshake_timeout_s=FAST_HANDSHAKE_S)
         self.counters.dials += 1
@@ -325,6 +323,7 @@ class Uplink:
         peer, liveness = self._peer, self._liveness
         if peer is None or liveness is None:
             return
+        self._check_timer = self._loop.call_later(liveness.interval_s, self._check)
         verdict = liveness.check(
             self._clock(),
             sent=peer.datagrams_sent,
@@ -333,7 +332,6 @@ class Uplink:
             rtt_s=peer.rtt_s,
             acknowledged=peer.largest_acknowledged,
         )
-        self._check_timer = self._loop.call_later(liveness.interval_s, self._check)
         if verdict is Verdict.LOST:
             self._give_up(peer)
         elif verdict is not Verdict.ALIVE:

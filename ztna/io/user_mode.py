@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, Final
 
-from ztna.config import ConfigError, ForwardConfig, apply_limits
+from ztna.config import ConfigError, ForwardConfig
 from ztna.config_types import ServiceConfig
 from ztna.io.lazy_timer import LazyTimer
 from ztna.io.metrics import Sample, counters_of
@@ -21,7 +21,7 @@ from ztna.io.resolve import address_family
 from ztna.io.tcp_sockets import TcpSockets
 from ztna.io.udp import Address, UdpBindError, bind_error
 from ztna.proto.forward import UserStack
-from ztna.proto.gateway_types import CloseUdp, EmitPacket, GatewayLimits, SendUdp, UdpFailed
+from ztna.proto.gateway_types import CloseUdp, EmitPacket, SendUdp, UdpFailed
 
 if TYPE_CHECKING:
     from ztna.io.agent import Agent
@@ -51,12 +51,11 @@ class UserMode:
     def __init__(self, agent: "Agent", forwards: Sequence[ForwardConfig]) -> None:
         self.counters = UserModeCounters()
         self._agent = agent
-        (limits,) = apply_limits({}, GatewayLimits())
         self.stack = UserStack(
             int(IPv4Address(agent.virtual_ip)),
             budget_bytes=agent.control.max_packet_bytes,
             random=os.urandom,
-            limits=limits,
+            limits=agent.stack_limits,
         )
         self._tcp = TcpSockets(self.stack, loop=agent.loop, clock=agent.clock, on_input=self._drain_soon)
         self._timer = LazyTimer(agent.loop, agent.clock, self._due)
