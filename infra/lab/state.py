@@ -104,10 +104,15 @@ def run_dir(run: str) -> Path:
     return base_dir() / run
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder was made by a run; any other is none of our business."""
+    return any((folder / name).is_file() for name in ("state.json", "state.json.new"))
+
+
 def known_runs() -> list[str]:
     """Names of all runs that have a folder."""
     base = base_dir()
-    return sorted(path.name for path in base.iterdir() if path.is_dir()) if base.is_dir() else []
+    return sorted(path.name for path in base.iterdir() if is_run(path)) if base.is_dir() else []
 
 
 @contextlib.contextmanager
@@ -161,4 +166,5 @@ def save(record: RunRecord) -> None:
 
 def forget(run: str) -> None:
     """Remove a run's folder. The lock file stays: removing a lock that another process waits for would split it."""
-    shutil.rmtree(run_dir(run), ignore_errors=True)
+    if is_run(run_dir(run)):
+        shutil.rmtree(run_dir(run), ignore_errors=True)

@@ -78,9 +78,13 @@ def test_a_daemon_that_no_record_knows_goes_too(lab: Lab) -> None:
 def test_a_run_at_work_does_not_hold_up_the_reaper(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "state.json").write_text("{")
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "state.json.new").touch()
+    (tmp_path / "foreign").mkdir()
     with state.locked("low"):
-        assert reap_stale() == ["empty"]
+        assert reap_stale() == ["begun"]
+    assert not (tmp_path / "begun").exists()
+    assert (tmp_path / "foreign").exists()
 
 
 def test_failures_of_commands_are_told(lab: Lab) -> None:
