@@ -325,7 +325,7 @@ class UserStack:
     # -- time and output -----------------------------------------------------------------------------------------------
 
     def get_timer(self) -> float | None:
-        """Return when `handle_timer` is due, in monotonic seconds."""
+        """Return when `handle_timer` is due, in monotonic seconds; ask once the commands are taken."""
         times = [self._tcp.get_timer(), self._fragments.get_timer()]
         if self._flows:
             times.append(next(iter(self._flows.values())).active_at + self.limits.udp_idle_s)

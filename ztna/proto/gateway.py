@@ -290,7 +290,7 @@ class Gateway:
     # -- time and output -----------------------------------------------------------------------------------------------
 
     def get_timer(self) -> float | None:
-        """Return when `handle_timer` is due, in monotonic seconds."""
+        """Return when `handle_timer` is due, in monotonic seconds; ask once the commands are taken."""
         due: float | None = None
         for part in (self._tcp, self._udp, self._echo, self._fragments):
             at = part.get_timer()

@@ -33,6 +33,12 @@ _BURST_SEGMENTS: Final = 16
 # How long the shell may still write to its socket what the peer sent, after the peer's side is over.
 _LINGER_S: Final = 60.0
 
+_FAILURES: Final = {
+    ResetReason.REFUSED: SocketError.REFUSED,
+    ResetReason.RESET_BY_PEER: SocketError.RESET,
+    ResetReason.TIMED_OUT: SocketError.TIMED_OUT,
+}
+
 # (peer's address, peer's port, our address, our port), as in a packet that comes in.
 SessionKey = tuple[int, int, int, int]
 
@@ -256,8 +262,7 @@ class TcpTable:
         if session.connected or session.backend is not None:
             self._context.commands.append(AbortTcp(session.id))
         else:
-            error = SocketError.REFUSED if reason is ResetReason.REFUSED else SocketError.TIMED_OUT
-            self._context.commands.append(TcpFailed(session.id, error))
+            self._context.commands.append(TcpFailed(session.id, _FAILURES.get(reason, SocketError.OTHER)))
 
     def _over(self, session: TcpSession, now: float) -> None:
         """The peer's side has ended; the shell keeps its socket until everything the peer sent is written."""
