@@ -166,5 +166,13 @@ def save(record: RunRecord) -> None:
 
 def forget(run: str) -> None:
     """Remove a run's folder. The lock file stays: removing a lock that another process waits for would split it."""
-    if is_run(run_dir(run)):
-        shutil.rmtree(run_dir(run), ignore_errors=True)
+    folder = run_dir(run)
+    if not is_run(folder):
+        return
+    shutil.rmtree(folder / "log", ignore_errors=True)
+    for path in list(folder.iterdir()):
+        # Not the whole tree: seen from inside a rootless run, more than we made hangs below.
+        with contextlib.suppress(OSError):
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
