@@ -13,7 +13,7 @@ from infra.engine.deletes import run_in_order
 from infra.engine.errors import EngineError, ResourceError
 from infra.engine.events import Diagnostic, EventSink, Phase, ResourceStep, Severity
 from infra.engine.hooks import HookRunner
-from infra.engine.props import mark_secrets
+from infra.engine.props import changed_paths, mark_secrets
 from infra.engine.providers import Existing, Outcome, OutcomeUnknown
 from infra.engine.registry import Registry
 from infra.engine.snapshot import Snapshot
@@ -41,7 +41,6 @@ _COUNTED = {
     Op.REPLACE: "replace",
     Op.DELETE: "delete",
     Op.READ: "read",
-    Op.REFRESH: "refresh",
     Op.DISCARD: "delete",
 }
 
@@ -160,7 +159,7 @@ class Executor:
         self._emit(Diagnostic(severity=Severity.ERROR, message=message, urn=urn))
 
     def _count(self, step: Step) -> None:
-        name = _COUNTED.get(step.op)
+        name = step.found or _COUNTED.get(step.op)
         if step.state.delete and step.op is Op.DELETE:
             name = None  # The rest of a replacement, which has been counted.
         default_provider = urns.is_provider(step.state.type) and urns.name_of(step.state.urn).startswith("default")
@@ -279,19 +278,21 @@ class Executor:
         outcome = self._registry.find(old).read(old.urn, old.id, old.inputs, old.outputs, timeout)
         if not outcome.id:
             self._snapshot.drop(old)
-            step.changes = ("(gone)",)
+            step.found = "delete"
         else:
+            before = (old.inputs, old.outputs)
 
             def take(state: ResourceState) -> None:
-                before = (state.inputs, state.outputs)
                 state.id = outcome.id
                 self._take(state, outcome)
                 if outcome.inputs is not None:
                     state.inputs = outcome.inputs
-                if before != (state.inputs, state.outputs):
-                    state.modified = now()
 
             self._snapshot.change(old, take)
+            step.changes = tuple(changed_paths(before[1], old.outputs)) or tuple(changed_paths(before[0], old.inputs))
+            step.found = "update" if step.changes else "same"
+            if step.changes:
+                old.modified = now()
         self._snapshot.save()
 
     # -- parts -----------------------------------------------------------------------------------------------------

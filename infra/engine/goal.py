@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from pulumi.runtime.proto import resource_pb2
 
+from infra.engine.aliases import Alias, from_wire
 from infra.engine.errors import EngineError, UnsupportedError
 from infra.engine.props import Props, from_struct
 
@@ -25,7 +26,7 @@ class Goal:
     """A resource as the program wants it. URNs are the SDK's; `provider` is a reference or empty.
 
     Attributes:
-        aliases: URNs the resource may have had before.
+        aliases: what the resource may have been before.
         delete_before_replace: None leaves the choice to the provider.
         timeouts_s: create, update, delete, read in seconds, where given.
     """
@@ -46,7 +47,7 @@ class Goal:
     ignore_changes: list[str] = field(default_factory=list)
     replace_on_changes: list[str] = field(default_factory=list)
     additional_secret_outputs: list[str] = field(default_factory=list)
-    aliases: list[str] = field(default_factory=list)
+    aliases: list[Alias] = field(default_factory=list)
     timeouts_s: dict[str, float] = field(default_factory=dict)
     retain_on_delete: bool = False
     deleted_with: str = ""
@@ -79,7 +80,7 @@ def from_request(request: resource_pb2.RegisterResourceRequest) -> Goal:
         ignore_changes=list(request.ignoreChanges),
         replace_on_changes=list(request.replaceOnChanges),
         additional_secret_outputs=list(request.additionalSecretOutputs),
-        aliases=[*request.aliasURNs, *(alias.urn for alias in request.aliases)],
+        aliases=[*(Alias(urn=urn) for urn in request.aliasURNs), *map(from_wire, request.aliases)],
         timeouts_s=_timeouts(request.customTimeouts),
         retain_on_delete=request.retainOnDelete,
         deleted_with=request.deletedWith,
@@ -102,7 +103,6 @@ def _refuse(request: resource_pb2.RegisterResourceRequest) -> None:
         "the resource option `env_var_mappings`": bool(getattr(request, "envVarMappings", {})),
         "state migrations": bool(getattr(request, "state_migrations", ())),
         "error hooks": bool(request.HasField("hooks") and getattr(request.hooks, "on_error", ())),
-        "alias specifications": any(alias.HasField("spec") for alias in request.aliases),
     }
     for feature, is_used in used.items():
         if is_used:

@@ -69,7 +69,8 @@ class Result:
     """What an operation did.
 
     Attributes:
-        changes: number of resources by operation (create, update, replace, delete, same, read, refresh).
+        changes: number of resources by operation (create, update, replace, delete, same, read); of a refresh, by what
+            it found (same, update, delete).
         outputs: the stack's outputs as plain values; secrets read `[secret]`, unknowns (preview) `[unknown]`.
     """
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from infra.engine import paths
+from infra.engine import aliases, paths
 from infra.engine import urn as urns
 from infra.engine.errors import ResourceError, UnsupportedError
 from infra.engine.goal import Goal
@@ -42,6 +42,7 @@ class Step:
         keep_old: create-replacement only: the old one stays, marked `delete`, until the program has ended.
         keys: properties that force the replacement.
         changes: property paths that differ.
+        found: refresh only: `same`, `update` or `delete`, after what the provider said.
     """
 
     op: Op
@@ -50,6 +51,7 @@ class Step:
     keep_old: bool = False
     keys: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
+    found: str = ""
 
     @property
     def state(self) -> ResourceState:
@@ -84,7 +86,9 @@ class Planner:
         self._find_provider = find_provider
         self._dependent_keys: dict[str, tuple[str, ...]] = {}
         self.registered: dict[str, ResourceState] = {}
+        # Former URN to present one, and the other way round, of what this run has matched by alias.
         self.aliased: dict[str, str] = {}
+        self._renamed: dict[str, str] = {}
         self.deleted: set[str] = set()
         self.replaced: set[str] = set()
         self._claimed_by: dict[str, str] = {}
@@ -99,7 +103,7 @@ class Planner:
             ResourceError: duplicate URN, unknown parent, failed check, protected resource in the way.
         """
         urn = self.claim(goal)
-        old = self._match(urn, goal.aliases)
+        old = self._match(urn, goal)
         new = self._wanted(urn, goal, old)
         self.registered[urn] = new
         if old is not None and not old.external:
@@ -120,7 +124,7 @@ class Planner:
     def plan_read(self, goal: Goal, id_: str) -> Step:
         """The step for a `.get()`; `id_` may be unknown in a preview."""
         urn = self.claim(goal)
-        old = self._match(urn, goal.aliases)
+        old = self._match(urn, goal)
         new = self._wanted(urn, goal, old)
         new.external, new.id = True, id_
         self.registered[urn] = new
@@ -142,10 +146,10 @@ class Planner:
             raise ResourceError(f"{urn!r} is registered although {self._claimed_by[urn]!r} took it over as an alias")
         return urn
 
-    def _match(self, urn: str, aliases: list[str]) -> ResourceState | None:
+    def _match(self, urn: str, goal: Goal) -> ResourceState | None:
         if urn in self._old_by_urn:
             return self._old_by_urn[urn]
-        for alias in aliases:
+        for alias in aliases.expand(urn, goal.parent, goal.aliases, self._renamed):
             old = self._old_by_urn.get(alias)
             if old is None:
                 continue
@@ -153,6 +157,7 @@ class Planner:
                 raise ResourceError(f"{urn!r} claims {alias!r} as an alias, which is already taken in this program")
             self._claimed_by[alias] = urn
             self.aliased[alias] = urn
+            self._renamed[urn] = alias
             return old
         return None
 
@@ -168,7 +173,6 @@ class Planner:
             provider=goal.provider,
             property_dependencies=goal.property_dependencies,
             additional_secret_outputs=goal.additional_secret_outputs,
-            aliases=[old.urn] if old is not None and old.urn != urn else [],
             custom_timeouts=goal.timeouts_s,
             retain_on_delete=goal.retain_on_delete,
             deleted_with=goal.deleted_with,

@@ -15,6 +15,12 @@ def make(stack: str, project: str, parent: str, type_: str, name: str) -> str:
     return f"urn:pulumi:{stack}::{project}::{chain}::{name}"
 
 
+def stack_and_project(urn: str) -> tuple[str, str]:
+    """The names of stack and project."""
+    stack, project, _ = urn.removeprefix("urn:pulumi:").split("::", 2)
+    return stack, project
+
+
 def qualified_type(urn: str) -> str:
     """The type with all parent types: `a:b:C$d:e:F`."""
     return urn.split("::", 3)[2]

@@ -276,7 +276,7 @@ def test_refresh_takes_over_what_is_there_and_forgets_what_is_gone(bench: Bench)
     bench.cloud.things["b#2"] = {"of": "drifted"}
     del bench.cloud.things["a#1"]
     result = bench.refresh()
-    assert result.changes == {"refresh": 2}
+    assert result.changes == {"delete": 1, "update": 1}
     assert set(bench.resources()) == {"b"}
     assert bench.resources()["b"].inputs == {"of": "drifted"}
     assert bench.resources()["b"].dependencies == []

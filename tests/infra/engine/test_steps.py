@@ -247,12 +247,34 @@ def test_an_alias_renames_without_touching_the_resource(bench: Bench) -> None:
 
 
 def test_an_alias_of_a_parent_is_inherited_by_its_children(bench: Bench) -> None:
-    bench.up(lambda: _ignore(Thing("a", ResourceOptions(parent=Group("old")))))
-    moved = ResourceOptions(aliases=[pulumi.Alias(name="old")])
-    bench.up(lambda: _ignore(Thing("a", ResourceOptions(parent=Group("new", moved)))))
-    assert bench.ops() == {"new": ["same"], "a": ["same"]}
+    def program(name: str, aliases: list[pulumi.Alias]) -> None:
+        group = Group(name, ResourceOptions(aliases=[*aliases]))
+        child = Thing(f"{name}-child", ResourceOptions(parent=group))
+        Thing(f"{name}-child-child", ResourceOptions(parent=child))
+        Thing("other", ResourceOptions(parent=group, aliases=[pulumi.Alias(name="another")]))
+
+    bench.up(lambda: program("old", []))
+    bench.up(lambda: program("new", [pulumi.Alias(name="old")]))
+    assert bench.ops() == {"new": ["same"], "new-child": ["same"], "new-child-child": ["same"], "other": ["same"]}
+    assert bench.cloud.calls == []
+    bench.up(lambda: program("new", []))
+    assert set(bench.resources()) == {"new", "new-child", "new-child-child", "other"}
     bench.destroy()
     assert bench.cloud.things == {}
+
+
+def test_a_resource_that_moves_below_a_parent_keeps_its_identity(bench: Bench) -> None:
+    bench.up(lambda: _ignore(Thing("a"), Thing("b", ResourceOptions(parent=Group("g")))))
+
+    def moved() -> None:
+        group = Group("g")
+        Thing("a", ResourceOptions(parent=group, aliases=[pulumi.Alias(parent=pulumi.ROOT_STACK_RESOURCE)]))
+        former = "urn:pulumi:dev::bench::toy:index:Group$toy:index:Thing::b"
+        Thing("b", ResourceOptions(aliases=[former]))
+
+    bench.up(moved)
+    assert bench.ops() == {"g": ["same"], "a": ["same"], "b": ["same"]}
+    assert bench.cloud.calls == []
 
 
 def test_two_resources_cannot_claim_one_alias(bench: Bench) -> None:
