@@ -44,6 +44,7 @@ from ztna.io.quic_parts import (
     MIN_UDP_PAYLOAD,
     NO_BUFFERS,
     SILENT,
+    BatchPacer,
     FrameHandlers,
     SizeAwareReno,
     SpentTls,
@@ -89,6 +90,7 @@ class GuardedConnection(QuicConnection):
         self.stream_bytes_refused = 0
         self._logger = SILENT  # type: ignore[assignment]
         self._loss._logger = None
+        self._loss._pacer = BatchPacer(max_datagram_size=MIN_UDP_PAYLOAD)
         self._QuicConnection__frame_handlers = FrameHandlers(self)
         cid = host_cid if host_cid is not None else random_cid()
         self._host_cids[0].cid = cid

@@ -11,7 +11,7 @@ from aioquic.quic.congestion.reno import RenoCongestionControl
 from aioquic.quic.connection import EPOCHS
 from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet_builder import QuicSentPacket
-from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.quic.recovery import QuicPacketPacer, QuicPacketSpace
 
 # Members are singletons, so identity hashes them as well as the name does, without a Python call; aioquic looks epochs
 # up in dictionaries ten times per packet. This must precede every set or dictionary that holds one.
@@ -19,6 +19,8 @@ tls.Epoch.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 CID_BYTES: Final = 20
 MIN_UDP_PAYLOAD: Final = 1200
+INITIAL_WINDOW_PACKETS: Final = 10
+PACER_TICK_S: Final = 0.001
 
 FRAME_TABLE: Final[Mapping[int, tuple[str, frozenset[tls.Epoch]]]] = {
     frame_type: (handler, EPOCHS(epochs))
@@ -142,6 +144,16 @@ class SizeAwareReno(RenoCongestionControl):
                     self.large_lost_since = packet.sent_time or 0.0
                     self.small_passed = False
                 self.large_lost += 1
+
+
+class BatchPacer(QuicPacketPacer):
+    """Pacing a timer of 1 ms keeps up with: bursts of the initial window (RFC 9002 s7.7), or of one tick if more."""
+
+    def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
+        """Set the rate to one congestion window in bytes per smoothed round trip in seconds."""
+        super().update_rate(congestion_window, smoothed_rtt)
+        assert self.packet_time is not None
+        self.bucket_max = max(self.bucket_max, INITIAL_WINDOW_PACKETS * self.packet_time, PACER_TICK_S)
 
 
 CONGESTION_CONTROL: Final = "size-aware-reno"
