@@ -127,7 +127,8 @@ def bar_plot(title: str, bars: Sequence[tuple[str, float, int]], y_label: str) -
         parts.append(
             f'<rect class="bar solid series-{index}" x="{left:.1f}" width="{right - left:.1f}" y="{top:.1f}" '
             f'height="{frame.y(0) - top:.1f}" rx="3"/>'
-            f'<text class="value" x="{middle:.1f}" y="{max(top - 5, 12):.1f}" text-anchor="middle">{readable(value)}</text>'
+            f'<text class="value" x="{middle:.1f}" y="{max(top - 5, 12):.1f}" text-anchor="middle">'
+            f"{readable(value)}</text>"
             f'<text class="tick" x="{middle:.1f}" y="{HEIGHT - _BOTTOM + 16}" text-anchor="middle">'
             f"{escape(label)}</text>"
         )
