@@ -10,7 +10,6 @@ from typer.testing import CliRunner, Result
 
 from infra import cli, cli_access, cli_common, cli_config, cli_stack
 from infra.cli_common import EXIT_CODES, ExitCode
-from infra.config import LAB_KEYS
 from infra.engine.errors import Cancelled, ConfigError, DeploymentFailed, LockedError, StateError
 from infra.engine.events import Diagnostic, OperationStarted, Phase, ResourceStep, Severity, Summary
 from infra.outputs import (
@@ -285,15 +284,13 @@ def test_role_commands_are_there_too() -> None:
     assert "--stack" in ztna("status", "--help").stdout
 
 
-def test_the_document_names_every_command_exit_code_and_key() -> None:
+def test_the_document_names_every_command_and_exit_code() -> None:
     text = DOCUMENT.read_text()
     commands = {info.name or (info.callback.__name__ if info.callback else "") for info in cli.app.registered_commands}
     for command in commands:
         assert f"ztna {command}" in text, command
     for code, meaning in EXIT_CODES.items():
         assert f"| {code.value} | {meaning} |" in text
-    for key in LAB_KEYS:
-        assert f"| `lab:{key.name}` |" in text, key.name
 
 
 def test_a_provider_error_is_shown_without_its_traceback() -> None:
