@@ -1,6 +1,6 @@
 """What a run has made, kept in one JSON file per run so that any process can carry on, look, or clean up.
 
-    BASE/RUN.lock          flock; held for each change
+    BASE/RUN.lock          flock; held for each change, gone with the run
     BASE/RUN/state.json    the record below, replaced atomically
     BASE/RUN/log/          output of spawned processes unless told otherwise
 
@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -117,24 +117,36 @@ def known_runs() -> list[str]:
 
 @contextlib.contextmanager
 def locked(run: str) -> Iterator[None]:
-    """Hold the lock of a run; other processes and other threads wait.
+    """Hold the lock of a run; other processes and other threads wait. The lock file of a run that is gone goes too.
 
     Raises:
         LabError: the lock was not free within LOCK_TIMEOUT_S.
     """
     base = base_dir()
     base.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path = base / f"{run}.lock"
     deadline = time.monotonic() + LOCK_TIMEOUT_S
-    with open(base / f"{run}.lock", "w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise LabError(f"lab run {run!r} is busy: another process holds {lock.name}") from None
-                time.sleep(0.01)
-        yield
+    while True:
+        with open(path, "w") as lock:
+            if _holds(lock, path):
+                try:
+                    yield
+                finally:
+                    if not is_run(run_dir(run)):
+                        path.unlink(missing_ok=True)
+                return
+        if time.monotonic() > deadline:
+            raise LabError(f"lab run {run!r} is busy: another process holds {path}")
+        time.sleep(0.01)
+
+
+def _holds(lock: IO[str], path: Path) -> bool:
+    """Take a lock unless it is taken; one whose file was removed meanwhile excludes nobody."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def load(run: str) -> RunRecord | None:
@@ -165,7 +177,7 @@ def save(record: RunRecord) -> None:
 
 
 def forget(run: str) -> None:
-    """Remove a run's folder. The lock file stays: removing a lock that another process waits for would split it."""
+    """Remove a run's folder."""
     folder = run_dir(run)
     if not is_run(folder):
         return

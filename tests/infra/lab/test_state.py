@@ -77,3 +77,26 @@ def test_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
         holder.join()
     with state.locked("one"):
         pass
+    assert list(state.base_dir().iterdir()) == []
+
+
+def test_a_lock_removed_by_its_last_holder_still_excludes(base: Path) -> None:
+    inside = 0
+    most = 0
+
+    def enter() -> None:
+        nonlocal inside, most
+        for _ in range(20):
+            with state.locked("one"):
+                inside += 1
+                most = max(most, inside)
+                os.sched_yield()
+                inside -= 1
+
+    threads = [threading.Thread(target=enter) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+    assert list(base.iterdir()) == []
