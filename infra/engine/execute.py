@@ -122,13 +122,15 @@ class Executor:
     @contextmanager
     def _reported(self, step: Step) -> Iterator[None]:
         state, began = step.state, time.monotonic()
+        # The second half of a replacement that was created first.
+        operation = Op.DELETE_REPLACED if step.op is Op.DELETE and state.delete else step.op
 
         def report(phase: Phase, message: str = "") -> None:
             duration = None if phase is Phase.STARTED else time.monotonic() - began
             self._emit(
                 ResourceStep(
                     phase=phase,
-                    operation=step.op.value,
+                    operation=operation.value,
                     urn=state.urn,
                     type=state.type,
                     parent=state.parent,

@@ -86,7 +86,7 @@ def test_a_failed_delete_of_a_replaced_resource_is_tried_again(bench: Bench) -> 
     assert set(bench.resources()) == {"a", "a (delete)"}
     bench.cloud.failing.clear()
     bench.up(lambda: _ignore(Thing("a", pin="y")))
-    assert bench.ops() == {"a": ["same", "delete"]}
+    assert bench.ops() == {"a": ["same", "delete-replaced"]}
     assert bench.cloud.things == {"a#2": {"pin": "y"}}
 
 

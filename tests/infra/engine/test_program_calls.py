@@ -75,9 +75,9 @@ def test_a_changed_provider_is_updated_and_a_replaced_one_replaces_its_resources
     assert bench.ops() == {"a": ["same"]}
     assert _providers(bench) == before
     bench.preview(lambda: program("there", 2))
-    assert bench.ops() == {"a": ["create-replacement", "delete"]}
+    assert bench.ops() == {"a": ["create-replacement", "delete-replaced"]}
     bench.up(lambda: program("there", 2))
-    assert bench.ops() == {"a": ["create-replacement", "delete"]}
+    assert bench.ops() == {"a": ["create-replacement", "delete-replaced"]}
     assert _providers(bench) != before
 
 

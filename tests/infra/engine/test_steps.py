@@ -47,7 +47,7 @@ def test_a_replacement_is_created_first_and_the_old_one_deleted_after_the_progra
 
     bench.up(lambda: program("x"))
     bench.up(lambda: program("y"))
-    assert bench.ops() == {"a": ["create-replacement", "delete"], "b": ["update"]}
+    assert bench.ops() == {"a": ["create-replacement", "delete-replaced"], "b": ["update"]}
     assert bench.cloud.calls == [("create", "a"), ("update", "b"), ("delete", "a")]
     assert bench.cloud.names() == ["a", "b"]
     assert set(bench.resources()) == {"a", "b"}
@@ -191,7 +191,7 @@ def test_replace_on_changes_turns_an_update_into_a_replacement(bench: Bench) -> 
     bench.up(lambda: _ignore(Thing("a", options, size=1, other=2)))
     assert bench.ops() == {"a": ["update"]}
     bench.up(lambda: _ignore(Thing("a", options, size=2, other=2)))
-    assert bench.ops() == {"a": ["create-replacement", "delete"]}
+    assert bench.ops() == {"a": ["create-replacement", "delete-replaced"]}
 
 
 def test_retain_on_delete_forgets_without_deleting(bench: Bench) -> None:
@@ -224,7 +224,7 @@ def test_deleted_with_a_replaced_resource_is_replaced(bench: Bench) -> None:
 
     bench.up(lambda: program("x"))
     bench.up(lambda: program("y"))
-    assert bench.ops()["b"] == ["create-replacement", "delete"]
+    assert bench.ops()["b"] == ["create-replacement", "delete-replaced"]
     assert bench.cloud.calls == [("create", "a"), ("create", "b"), ("delete", "a")]
 
 

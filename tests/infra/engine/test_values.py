@@ -153,7 +153,7 @@ def test_a_preview_shows_replacements_and_deletes(bench: Bench) -> None:
     bench.up(lambda: _ignore(Thing("a", pin="x"), Thing("b", kind="Single", pin="x"), Thing("c")))
     bench.preview(lambda: _ignore(Thing("a", pin="y"), Thing("b", kind="Single", pin="y")))
     ops = bench.ops()
-    assert ops["a"] == ["create-replacement", "delete"]
+    assert ops["a"] == ["create-replacement", "delete-replaced"]
     assert ops["b"] == ["delete-replaced", "create-replacement"]
     assert ops["c"] == ["delete"]
     assert bench.cloud.calls == []
