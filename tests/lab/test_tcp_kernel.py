@@ -105,6 +105,7 @@ class Rig:
         self.stack = stack
         self.app = app
         self.loss = loss
+        self.deaf = False
         self.random = Random(20260823)
         self.session: int | None = None
         self.refuse: SocketError | None = None
@@ -125,7 +126,7 @@ class Rig:
                 packet = os.read(self.namespace.tun, 2048)
             except BlockingIOError:
                 break
-            if packet[0] >> 4 == 4 and self.random.random() >= self.loss:
+            if packet[0] >> 4 == 4 and not self.deaf and self.random.random() >= self.loss:
                 self.stack.packet_received(packet, time.monotonic())
         now = time.monotonic()
         due = self.stack.get_timer()
@@ -394,7 +395,11 @@ def test_kernels_zero_window_pauses_our_side_and_is_probed(
     left = len(app.outgoing)
     rig.run(lambda: time.monotonic() - stopped_at > 0.7)
     assert left - len(app.outgoing) <= CHUNK_BYTES
-    kernel.reads = True
+    # The kernel says once that its window is open again; lost, only a probe brings the transfer back.
+    rig.deaf = kernel.reads = True
+    deaf_at = time.monotonic()
+    rig.run(lambda: time.monotonic() - deaf_at > 0.2)
+    rig.deaf = False
     rig.run(lambda: app.closed)
     assert_same(kernel.incoming, data)
 

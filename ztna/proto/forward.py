@@ -23,6 +23,7 @@ from ztna.proto.gateway_types import (
 )
 from ztna.proto.packet import (
     ICMP,
+    IPV4_HEADER_BYTES,
     TCP,
     UDP,
     UNREACHABLE_FRAGMENTATION_NEEDED,
@@ -39,7 +40,7 @@ from ztna.proto.packet import (
 )
 from ztna.proto.packet_fragments import Reassembler
 from ztna.proto.tcp import TcpEndpoint
-from ztna.proto.tcp_segment import HEADERS_BYTES, parse_tcp, ports_of
+from ztna.proto.tcp_segment import HEADERS_BYTES, parse_tcp, ports_of, sound_tcp
 from ztna.proto.tcp_table import TcpTable
 from ztna.proto.tcp_types import TcpSettings
 
@@ -238,6 +239,10 @@ class UserStack:
         stats = self._context.stats
         stats.packets_in += 1
         stats.bytes_in += len(packet)
+        if len(packet) > IPV4_HEADER_BYTES and packet[9] == TCP:
+            found = sound_tcp(packet)
+            if found is not None and self._tcp.received(found[0], found[1], now):
+                return
         ip = parse_ipv4(packet)
         if ip is None:
             if well_formed(packet):

@@ -16,6 +16,7 @@ from ztna.proto.gateway_types import (
 from ztna.proto.gateway_udp import UdpFlows
 from ztna.proto.packet import (
     ICMP,
+    IPV4_HEADER_BYTES,
     TCP,
     UDP,
     UNREACHABLE_FRAGMENTATION_NEEDED,
@@ -27,10 +28,11 @@ from ztna.proto.packet import (
     parse_echo,
     parse_ipv4,
     parse_udp,
+    sound_udp,
     well_formed,
 )
 from ztna.proto.packet_fragments import Reassembler
-from ztna.proto.tcp_segment import HEADERS_BYTES, RST, SYN, parse_tcp, ports_of
+from ztna.proto.tcp_segment import HEADERS_BYTES, RST, SYN, parse_tcp, ports_of, sound_tcp
 from ztna.proto.tcp_table import TcpTable
 
 __all__ = ["Gateway"]
@@ -116,6 +118,8 @@ class Gateway:
         stats = self._context.stats
         stats.packets_in += 1
         stats.bytes_in += len(packet)
+        if len(packet) > IPV4_HEADER_BYTES and self._known_flow(packet, now):
+            return
         ip = parse_ipv4(packet)
         if ip is None:
             if well_formed(packet):
@@ -139,6 +143,21 @@ class Gateway:
             stats.dropped_protocol += 1
             if self._services.service(ip.destination) is not None:
                 self._context.refuse(ip.destination, packet, now, UNREACHABLE_PROTOCOL)
+
+    def _known_flow(self, packet: bytes, now: float) -> bool:
+        """Take a plain packet of an open flow or session, which is what nearly every packet is; False for the rest."""
+        protocol = packet[9]
+        if protocol == UDP:
+            key = sound_udp(packet)
+            flow = self._udp.find(key) if key is not None else None
+            if flow is None:
+                return False
+            self._udp.forward(flow, packet[28:], packet, now)
+            return True
+        if protocol == TCP:
+            found = sound_tcp(packet)
+            return found is not None and self._tcp.received(found[0], found[1], now)
+        return False
 
     def _udp_received(self, ip: Ipv4Packet, packet: bytes, now: float) -> None:
         context = self._context
@@ -224,10 +243,8 @@ class Gateway:
     def udp_received(self, flow: int, data: bytes, now: float) -> None:
         """Take one datagram from the flow's backend socket."""
         self._now = now
-        backend = self._udp.backend_of(flow)
-        if backend is not None:
+        if (backend := self._udp.received(flow, data, now)) is not None:
             self._echo.alive(backend, now)
-        self._udp.received(flow, data, now)
 
     def udp_error(self, flow: int, error: SocketError, now: float) -> None:
         """Take a socket error of a flow: the agent gets the matching ICMP error; the flow stays open."""

@@ -14,12 +14,13 @@ __all__ = ["UdpFlow", "UdpFlows"]
 
 # Only a flow silent for this long gives way to a new one when the table is full.
 _EVICT_AFTER_S = 2.0
+_PROOF_INTERVAL_S = 1.0
 
 
 class UdpFlow:
     """One UDP conversation: (source, source port, destination, destination port) and its backend."""
 
-    __slots__ = ("active_at", "backend", "id", "key", "last_packet")
+    __slots__ = ("active_at", "backend", "id", "key", "last_packet", "proved_at")
 
     def __init__(self, number: int, key: tuple[int, int, int, int], backend: Backend) -> None:
         self.id = number
@@ -27,6 +28,7 @@ class UdpFlow:
         self.backend = backend
         self.active_at = 0.0
         self.last_packet = b""
+        self.proved_at = float("-inf")
 
 
 class UdpFlows:
@@ -102,16 +104,20 @@ class UdpFlows:
             del self._per_source[source]
         self._context.commands.append(CloseUdp(flow.id))
 
-    def received(self, flow_id: int, data: bytes, now: float) -> None:
-        """Carry a backend's datagram to the agent."""
+    def received(self, flow_id: int, data: bytes, now: float) -> Backend | None:
+        """Carry a backend's datagram to the agent; now and then returns the backend, which it proves alive."""
         flow = self._by_id.get(flow_id)
         if flow is None:
             self._context.stats.dropped_udp_unknown_flow += 1
-            return
+            return None
         flow.active_at = now
         self._by_key.move_to_end(flow.key)
         source, source_port, destination, destination_port = flow.key
         self._context.emit_udp(destination, destination_port, source, source_port, data)
+        if now - flow.proved_at < _PROOF_INTERVAL_S:
+            return None
+        flow.proved_at = now
+        return flow.backend
 
     def failed(self, flow_id: int, error: SocketError, now: float) -> None:
         """Tell the agent what the backend's host said, about the packet sent last."""

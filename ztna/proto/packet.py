@@ -43,6 +43,7 @@ __all__ = [
     "parse_echo",
     "parse_ipv4",
     "parse_udp",
+    "sound_udp",
     "udp_payload",
     "well_formed",
 ]
@@ -251,6 +252,33 @@ def parse_udp(source: int, destination: int, payload: bytes) -> UdpDatagram | No
     if check and checksum(payload, source + destination + UDP + length):
         return None
     return UdpDatagram(source_port, destination_port, payload[8:])
+
+
+def sound_udp(packet: bytes) -> tuple[int, int, int, int] | None:
+    """Return (source, source port, destination, destination port) of a plain UDP packet in one step.
+
+    Plain means no IP options, no fragment, lengths that agree and both checksums right; its payload is then
+    `packet[28:]`. None says only that the packet needs the longer way, `parse_ipv4` and `parse_udp`.
+    """
+    size = len(packet)
+    if size < 28:
+        return None
+    first, total, identification, offset, protocol, check, source, destination, sport, dport, length, udp_check = (
+        _UDP_PACKET.unpack_from(packet)
+    )
+    # DF alone may be set beside the offset; total length and UDP length must be exact.
+    if first >> 8 != 0x45 or protocol & 0xFF != UDP or offset & 0xBFFF or total != size or length != size - 20:
+        return None
+    if (first + total + identification + offset + protocol + check + source + destination) % 0xFFFF:
+        return None
+    if udp_check:
+        # The header sums to nothing, so the whole packet sums to its UDP part.
+        whole = int.from_bytes(packet, "big")
+        if size & 1:
+            whole <<= 8
+        if (whole + source + destination + UDP + length) % 0xFFFF:
+            return None
+    return source, sport, destination, dport
 
 
 def build_udp(source: int, source_port: int, destination: int, destination_port: int, payload: bytes) -> bytes:

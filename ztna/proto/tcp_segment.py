@@ -27,6 +27,7 @@ __all__ = [
     "parse_tcp",
     "ports_of",
     "rst_for",
+    "sound_tcp",
 ]
 
 FIN: Final = 0x01
@@ -90,6 +91,39 @@ def parse_tcp(source: int, destination: int, payload: bytes) -> Segment | None:
     if start < TCP_HEADER_BYTES or start > size:
         return None
     return Segment(seq, ack, word & 0x3F, window, payload[start:], _parse_options(payload[TCP_HEADER_BYTES:start]))
+
+
+def sound_tcp(packet: bytes) -> tuple[tuple[int, int, int, int], Segment] | None:
+    """Return ((source, source port, destination, destination port), segment) of a plain TCP packet in one step.
+
+    Plain means no IP options, no fragment and both checksums right. None says only that the packet needs the longer
+    way, `parse_ipv4` and `parse_tcp`.
+    """
+    size = len(packet)
+    if size < HEADERS_BYTES:
+        return None
+    first, total, ident, offset, protocol, check, source, destination, sport, dport, seq, ack, word, window, _, _ = (
+        _PACKET.unpack_from(packet)
+    )
+    if first >> 8 != 0x45 or protocol & 0xFF != TCP or offset & 0xBFFF or total != size:
+        return None
+    if (first + total + ident + offset + protocol + check + source + destination) % 0xFFFF:
+        return None
+    # The IP header sums to nothing, so the whole packet sums to its TCP part.
+    whole = int.from_bytes(packet, "big")
+    if size & 1:
+        whole <<= 8
+    if (whole + source + destination + TCP + size - IPV4_HEADER_BYTES) % 0xFFFF:
+        return None
+    start = (word >> 12 << 2) + IPV4_HEADER_BYTES
+    if start == HEADERS_BYTES:
+        segment = Segment(seq, ack, word & 0x3F, window, packet[HEADERS_BYTES:])
+    elif start < HEADERS_BYTES or start > size:
+        return None
+    else:
+        options = _parse_options(packet[HEADERS_BYTES:start])
+        segment = Segment(seq, ack, word & 0x3F, window, packet[start:], options)
+    return (source, sport, destination, dport), segment
 
 
 def ports_of(payload: bytes) -> tuple[int, int]:

@@ -99,6 +99,29 @@ def test_every_single_bit_error_of_a_udp_packet_is_noticed() -> None:
             assert p.parse_udp(ip.source, ip.destination, ip.payload) is None
 
 
+@given(ADDRESSES, PORTS, ADDRESSES, PORTS, st.binary(max_size=100))
+def test_short_way_agrees_with_the_long_one(
+    source: int, source_port: int, destination: int, destination_port: int, data: bytes
+) -> None:
+    packet = p.build_udp(source, source_port, destination, destination_port, data)
+    assert p.sound_udp(packet) == (source, source_port, destination, destination_port)
+
+
+def test_short_way_leaves_all_but_plain_packets_to_the_long_one() -> None:
+    good = p.build_udp(AGENT, 12345, SERVICE, 9999, b"Hello")
+    assert p.sound_udp(UDP_PACKET) == (AGENT, 12345, SERVICE, 9999)
+    for bit in range(len(good) * 8):
+        bad = bytearray(good)
+        bad[bit >> 3] ^= 1 << (bit & 7)
+        assert p.sound_udp(bytes(bad)) is None
+    for size in range(len(good)):
+        assert p.sound_udp(good[:size]) is None
+    fragment = p.build_ipv4(p.UDP, AGENT, SERVICE, good[20:], flags_and_offset=0x2000)
+    assert p.sound_udp(fragment) is None
+    assert p.sound_udp(with_options(good)) is None
+    assert p.sound_udp(SYN_PACKET) is None
+
+
 @pytest.mark.parametrize(
     ("packet", "expected"),
     [

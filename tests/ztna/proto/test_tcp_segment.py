@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztna.proto.packet import parse_ipv4
+from ztna.proto.packet import TCP, build_ipv4, parse_ipv4
 from ztna.proto.tcp_segment import (
     ACK,
     FIN,
@@ -17,6 +17,7 @@ from ztna.proto.tcp_segment import (
     parse_tcp,
     ports_of,
     rst_for,
+    sound_tcp,
 )
 
 AGENT, SERVICE = 0x64400001, 0x0A640001
@@ -103,9 +104,11 @@ OPTIONS = st.builds(
 )
 def test_round_trip(seq: int, ack: int, flags: int, window: int, payload: bytes, options: TcpOptions) -> None:
     segment = Segment(seq, ack, flags, window, payload, options)
-    ip = parse_ipv4(FROM_AGENT.build(segment))
+    packet = FROM_AGENT.build(segment)
+    ip = parse_ipv4(packet)
     assert ip is not None
     assert parse_tcp(ip.source, ip.destination, ip.payload) == segment
+    assert sound_tcp(packet) == ((AGENT, 40000, SERVICE, 80), segment)
 
 
 def test_kernel_syn_options_are_understood_and_unknown_ones_skipped() -> None:
@@ -129,6 +132,18 @@ def test_wrong_checksum_is_refused() -> None:
         bad = bytearray(packet)
         bad[at] ^= 0x10
         assert parse_tcp(AGENT, SERVICE, bytes(bad[20:])) is None
+        assert sound_tcp(bytes(bad)) is None
+
+
+def test_short_way_leaves_all_but_plain_packets_to_the_long_one() -> None:
+    good = FROM_AGENT.build(Segment(1, 2, ACK, 3, b"data", TcpOptions(sack_blocks=((1, 2),))))
+    for bit in range(len(good) * 8):
+        bad = bytearray(good)
+        bad[bit >> 3] ^= 1 << (bit & 7)
+        assert sound_tcp(bytes(bad)) is None
+    for size in range(len(good)):
+        assert sound_tcp(good[:size]) is None
+    assert sound_tcp(build_ipv4(TCP, AGENT, SERVICE, good[20:], flags_and_offset=0x2000)) is None
 
 
 @given(st.binary(max_size=80))
