@@ -28,6 +28,7 @@ from infra.outputs import (
     ServicePort,
     StackOutputs,
 )
+from infra.release import source_digest
 
 ECHO_SERVICE: Final = "echo-service"
 HTTP_SERVICE: Final = "http-app"
@@ -53,6 +54,7 @@ class LabDesign:
     agent: AgentOutput
     agent_nat: NatOutput | None
     connector_nat: NatOutput | None
+    release: str
 
     @property
     def rung(self) -> Rung:
@@ -212,6 +214,7 @@ def design(stack: str, config: LabConfig, project: Path) -> LabDesign:
             metrics_url=_metrics("agent"),
         ),
         agent_nat=topo.nat_output(topo.AGENT_NAT, config.agent_nat, str(plan.agent_outside)) if has_nats else None,
+        release=source_digest(),
         connector_nat=(
             topo.nat_output(topo.CONNECTOR_NAT, config.connector_nat, str(plan.connector_outside)) if has_nats else None
         ),

@@ -138,6 +138,7 @@ class ProcessArgs:
         files: its files by name; they are secret, since keys are among them.
         ready_url: what answers well once it is ready (infra/http_probe.py).
         reload: names of files that it reads again on SIGHUP; another change restarts it.
+        release: the version of its code; another one restarts it.
     """
 
     site: LabSite
@@ -148,6 +149,7 @@ class ProcessArgs:
     ready_url: str
     ready_timeout_s: float = 10.0
     reload: Sequence[str] = ()
+    release: str = ""
 
 
 class LabProcess(Resource, module="lab", name="Process"):
@@ -162,5 +164,6 @@ class LabProcess(Resource, module="lab", name="Process"):
             "ready_url": args.ready_url,
             "ready_timeout_s": args.ready_timeout_s,
             "reload": sorted(args.reload),
+            "release": args.release,
         }
         super().__init__(ProcessProvider(), name, props, opts)

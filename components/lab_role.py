@@ -22,6 +22,7 @@ class LabRoleArgs:
         files: its files by name, `ROLE.json` among them.
         reload: names of files that it reads again on SIGHUP; another change restarts it.
         ready_path: the HTTP path that answers 200 once it is usable.
+        release: the version of the overlay's code; another one restarts it.
         after: what must be there before it starts, its host among it.
     """
 
@@ -29,6 +30,7 @@ class LabRoleArgs:
     host: str
     role: str
     files: Mapping[str, pulumi.Input[str]]
+    release: str
     reload: tuple[str, ...] = ()
     ready_path: str = "/readyz"
     after: tuple[pulumi.Resource, ...] = ()
@@ -55,6 +57,7 @@ class LabRole(pulumi.ComponentResource):
                 ready_url=f"http://127.0.0.1:{ports.METRICS[args.role]}{args.ready_path}",
                 ready_timeout_s=READY_TIMEOUT_S,
                 reload=args.reload,
+                release=args.release,
             ),
             pulumi.ResourceOptions(parent=self, depends_on=list(args.after)),
         )

@@ -24,16 +24,14 @@ def program() -> pulumi.Output[StackOutputs]:
     pulumi.log.info(lab.announcement)
 
     network = LabNetwork("lab", LabNetworkArgs(site=lab.site, topology=lab.topology))
-    pki = LabPki(
-        "pki",
-        LabPkiArgs(
-            site=lab.site,
-            stack=lab.stack,
-            generation=config.pki_generation,
-            leaf_days=config.leaf_days,
-            members=lab.members,
-        ),
+    members = LabPkiArgs(
+        site=lab.site,
+        stack=lab.stack,
+        generation=config.pki_generation,
+        leaf_days=config.leaf_days,
+        members=lab.members,
     )
+    pki = LabPki("pki", members)
     agent_profile = pki.profile(AGENT, lab.agent_config())
     foreign_profile = pki.profile(FOREIGN, lab.connector_config(FOREIGN))
 
@@ -48,6 +46,7 @@ def program() -> pulumi.Output[StackOutputs]:
             site=lab.site,
             host=RELAY,
             role="intermediate",
+            release=lab.release,
             files={**pki.files(RELAY), **lab.intermediate_files()},
             reload=("cert.pem", "key.pem", "ca.pem", "policy.json"),
             after=(network,),
@@ -59,6 +58,7 @@ def program() -> pulumi.Output[StackOutputs]:
             site=lab.site,
             host=CONNECTOR,
             role="connector",
+            release=lab.release,
             files={**pki.files(CONNECTOR), **lab.connector_files()},
             ready_path=lab.ready_path(CONNECTOR),
             after=(network, relay, echo, httpbin),
@@ -70,6 +70,7 @@ def program() -> pulumi.Output[StackOutputs]:
             site=lab.site,
             host=AGENT,
             role="agent",
+            release=lab.release,
             files={"agent.json": agent_profile},
             ready_path=lab.ready_path(AGENT),
             after=(network, relay, connector),

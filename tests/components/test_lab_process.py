@@ -72,6 +72,7 @@ def props() -> dict[str, Any]:
         "ready_url": f"http://127.0.0.1:{port}/",
         "ready_timeout_s": 10.0,
         "reload": ["live.txt"],
+        "release": "",
     }
 
 
@@ -132,8 +133,11 @@ def test_a_reloadable_file_is_reloaded_and_another_restarts(props: dict[str, Any
     fixed = {**live, "files": {**live["files"], "fixed.txt": "TWO"}}
     provider.update("", live, fixed)
     assert said(props) == "ONE TWO"
-    assert pid() != first
+    second = pid()
+    assert second != first
     assert gone(first)
+    provider.update("", fixed, {**fixed, "release": "new code"})
+    assert pid() != second
 
 
 @pytest.mark.usefixtures("lab")
