@@ -38,6 +38,8 @@ from ztna.io.udp import Address, Datagram, UdpSocket
 
 MAX_ERRORS_PER_CONNECTION = 8
 SEND_CHUNK = 256
+# A packet after such a pause is acknowledged at once: waiting for more would cost a timer and another wake-up.
+SPARSE_S = 0.02
 
 
 def _ignore(*_: object) -> None:
@@ -82,7 +84,7 @@ class QuicEndpoint:
         self._all_gone: asyncio.Event | None = None
         self._timers: TimerQueue[Peer] = TimerQueue(self._loop, clock, self._on_timer, self._finish_batch)
         self._sizes = SizeProber(self.counters, clock, self._deliver.event)
-        self._acceptor = Acceptor(self.counters, self._send_now, self._abandon)
+        self._acceptor = Acceptor(self.counters, lambda *datagram: self._outgoing.append(datagram), self._abandon)
         self.set_server(server)
 
     # use
@@ -97,9 +99,10 @@ class QuicEndpoint:
 
     def connect(self, address: Address, settings: ClientSettings) -> Peer:
         """Open a connection; `Connected` or `Closed` follows as an event."""
-        configuration = client_configuration(settings)
         now = self._clock()
-        connection = GuardedConnection(configuration=configuration, limits=settings.limits, totals=self.counters)
+        connection = GuardedConnection(
+            configuration=client_configuration(settings), limits=settings.limits, totals=self.counters
+        )
         peer = self._table.add(Peer(self, connection, self._table.next_id(), address), [connection.host_cid])
         peer.is_client = True
         peer.judge = settings.authenticate
@@ -126,6 +129,7 @@ class QuicEndpoint:
 
     def flush(self) -> None:
         """Build and send what is queued now, for callers outside a batch that cannot wait for the loop's next turn."""
+        self._flush_soon = False
         if not self._in_batch:
             self._transmit(self._clock())
             self._timers.schedule()
@@ -189,6 +193,9 @@ class QuicEndpoint:
         except Exception as exc:
             self._failed(peer, exc)
             return
+        if now - peer.received_at > SPARSE_S:
+            peer.connection.acknowledge_now(now)
+        peer.received_at = now
         self.mark_dirty(peer)
         self._drain_events(peer, now)
 
@@ -315,11 +322,7 @@ class QuicEndpoint:
             self._dirty.append(peer)
         if not self._in_batch and not self._flush_soon:
             self._flush_soon = True
-            self._loop.call_soon(self._flush_scheduled)
-
-    def _flush_scheduled(self) -> None:
-        self._flush_soon = False
-        self.flush()
+            self._loop.call_soon(self.flush)
 
     def flush_peer(self, peer: Peer) -> None:
         """Build the peer's packets now: its queue would overflow before the batch ends."""
@@ -395,6 +398,3 @@ class QuicEndpoint:
             if not peer.closed:
                 due = min(due, peer.handshake_deadline, peer.keepalive_at, peer.probe_at, connection.black_hole_at)
             self._timers.arm(peer, due)
-
-    def _send_now(self, data: bytes, address: Address) -> None:
-        self._outgoing.append((data, address))

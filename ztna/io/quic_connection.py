@@ -184,6 +184,12 @@ class GuardedConnection(QuicConnection):
             self._close_event = events.ConnectionTerminated(QuicErrorCode.NO_ERROR, 0, reason)
             self._close_end()
 
+    def acknowledge_now(self, now: float) -> None:
+        """Send the acknowledgement that is due with the next packets, not by a timer of its own."""
+        space = self._spaces.get(tls.Epoch.ONE_RTT)
+        if space is not None and space.ack_at is not None:
+            space.ack_at = now
+
     # DATAGRAM frames
 
     @property

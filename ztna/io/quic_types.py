@@ -138,7 +138,7 @@ PeerEvent = Connected | DatagramReceived | StreamReceived | AddressChanged | Pay
 
 @dataclass(slots=True)
 class QuicCounters:
-    """What the endpoint did. A dropped UDP datagram is in one `dropped_*`, a DATAGRAM frame in one `dropped_frame_*`."""
+    """What the endpoint did. A dropped UDP datagram is in one `dropped_*`, a frame in one `dropped_frame_*`."""
 
     accepted: int = 0
     established: int = 0
