@@ -110,13 +110,22 @@ class StackFile:
         return latest if isinstance(latest, dict) else {}
 
     def write_text(self, deployment_text: str) -> None:
-        """Writes a deployment given as JSON text."""
-        if not self._meta.exists():
-            write_durably(self._meta, "version: 1\n")
+        """Writes a deployment given as JSON text.
+
+        Raises:
+            StateError: it cannot be written; the old state is still there.
+        """
         name = json.dumps(f"organization/{self.project}/{self.stack}")
-        write_durably(
-            self.path, f'{{"version":{VERSION},"checkpoint":{{"stack":{name},"latest":{deployment_text}}}}}\n'
-        )
+        text = f'{{"version":{VERSION},"checkpoint":{{"stack":{name},"latest":{deployment_text}}}}}\n'
+        try:
+            if not self._meta.exists():
+                write_durably(self._meta, "version: 1\n")
+            write_durably(self.path, text)
+        except OSError as error:
+            raise StateError(
+                f"the state cannot be written to {self.path}: {error.strerror}",
+                "The last good state is still there; make room or set the permissions right, and run again.",
+            ) from error
 
     def backup(self) -> None:
         """Keeps the present state as `.bak` before an operation changes it."""

@@ -35,10 +35,6 @@ class UnsupportedError(EngineError):
     """The program asks for something that the embedded engine does not model."""
 
 
-class ProgramError(EngineError):
-    """The Pulumi program ended with an error."""
-
-
 class ResourceError(EngineError):
     """A resource cannot be operated on: failed check, protected, duplicate URN, provider error."""
 

@@ -1,5 +1,6 @@
 """One operation on a stack from lock to unlock: preview, up, refresh or destroy."""
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -120,10 +121,17 @@ class Operation:
         return self._run("destroy")
 
     def interrupt(self) -> None:
-        """Begins nothing new and lets what is under way finish; a second call gives up on that, too."""
+        """Begins nothing new and lets what is under way finish; a second call gives up on that, too.
+
+        Giving up ends the providers: operations under way fail, stay pending in the state, and are settled by the next
+        run.
+        """
         self._interrupts += 1
         if self._executor is not None:
             self._executor.stopping.set()
+        if self._interrupts > 1 and self._registry is not None:
+            # Not here: this may be a signal handler that has interrupted someone inside the registry.
+            threading.Thread(target=self._registry.close, daemon=True, name="give-up").start()
 
     # -- parts -----------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,8 @@
 """What remains when something goes wrong half-way, and how the next run goes on from there."""
 
+import errno
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pulumi
 import pytest
 from pulumi import ResourceOptions
 
-from infra.engine.errors import Cancelled, DeploymentFailed
+from infra.engine.errors import Cancelled, DeploymentFailed, StateError
 from infra.engine.operation import Options
 from tests.infra.engine.bench import Bench, Thing
 
@@ -290,3 +292,24 @@ def _ignore(*resources: pulumi.Resource) -> None:
 
 def _ignore_index(index: int) -> None:
     """A barrier tells each thread its place, which nobody needs."""
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_fsync = os.fsync
+
+    def fill_up(verb: str, name: str) -> None:
+        def full(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+
+    bench.cloud.before = fill_up
+    with pytest.raises(StateError, match=r"cannot be written .*No space left on device"):
+        bench.up(_chain, idempotent=("toy:",))
+    assert bench.cloud.names() == ["a"]
+    # What was written before the disk was full says what was under way.
+    assert [item["type"] for item in _latest(bench)["pending_operations"]] == ["creating"]
+    monkeypatch.setattr(os, "fsync", real_fsync)
+    bench.cloud.before = lambda verb, name: None
+    bench.up(_chain, idempotent=("toy:",))
+    assert set(bench.resources()) == {"a", "b", "c"}

@@ -161,3 +161,21 @@ def test_cancel_ends_a_run_in_order(project: RealProject) -> None:
     process.communicate(timeout=20)
     assert project.files() == {"a": "x"}
     assert project.recorded() == {"a"}
+
+
+def test_giving_up_on_a_destroy_leaves_it_to_the_next_one(project: RealProject) -> None:
+    project.want({"a": "x"})
+    project.workspace().up()
+    main = project.folder / "__main__.py"
+    main.write_text(main.read_text().replace("time.sleep(_props", "time.sleep(8 + _props"))
+    project.workspace().up()
+    process = project.spawn("destroy")
+    wait_for_line(process, '"phase": "started", "operation": "delete"')
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    wait_for_line(process, "Interrupted")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert time.monotonic() - began < 8.0
+    assert project.recorded() == {"a"}
+    assert processes_of(project.root) == []
