@@ -150,6 +150,7 @@ class Overlay:
         device: TunDevice | None = None,
     ) -> None:
         self._device = device
+        self.forwards = FORWARDS
         self.directory = directory
         self.backends = Backends()
         self._intermediate = dict(intermediate or {})
@@ -185,7 +186,8 @@ class Overlay:
         path.write_text(json.dumps(self._policy))
         value = {
             **identity(RELAY_LEAF), "ca_cert_pem": CA.cert_pem, "stack": "lab", "bind_addr": HOST,
-            "port": self.relay_port, "policy_path": str(path), **self._intermediate,
+            "port": self.relay_port, "alternate_port": 0, "metrics_port": 0, "policy_path": str(path),
+            **self._intermediate,
         }  # fmt: skip
         self.relay = IntermediateServer(IntermediateConfig.from_json(value), quiet_log())
         await self.relay.start()
@@ -197,7 +199,7 @@ class Overlay:
         await self.relay.stop()
 
     def connector_value(self) -> dict[str, Any]:
-        udp, tcp = f"{HOST}:{self.backends.udp_port}", f"{HOST}:{self.backends.tcp_port}"
+        udp, tcp = (f"{HOST}:{port or 9}" for port in (self.backends.udp_port, self.backends.tcp_port))
         rules = [("udp", ECHO_PORT, udp), ("tcp", ECHO_PORT, tcp)]
         services = [
             {
@@ -232,7 +234,7 @@ class Overlay:
 
     async def start_agent(self, *, ready: bool = True) -> None:
         # A config file asks for a definite port; tests take whatever is free.
-        config = replace(AgentConfig.from_json(self.agent_value()), forwards=FORWARDS)
+        config = replace(AgentConfig.from_json(self.agent_value()), forwards=self.forwards)
         self.agent = Agent(config, loop=asyncio.get_running_loop(), log=quiet_log(), local=self._local)
         await self.agent.start()
         if ready:
@@ -245,7 +247,7 @@ class Overlay:
         return self.user
 
     def server(self) -> dict[str, Any]:
-        return {"host": HOST, "port": self.relay_port, "server_name": "ztna-server"}
+        return {"host": HOST, "port": self.relay_port or 4433, "server_name": "ztna-server"}
 
     # use
 
