@@ -13,6 +13,7 @@ from pulumi.dynamic import Resource
 from components.lab_provider import LabProvider
 from components.lab_runtime import LabSite
 from infra import naming, pki, wiring
+from infra.config import PkiSettings
 
 
 def _now() -> dt.datetime:
@@ -115,8 +116,7 @@ class LabPkiArgs:
 
     site: LabSite
     stack: str
-    generation: int
-    leaf_days: int
+    settings: PkiSettings
     members: Mapping[str, pki.LeafNames]
 
 
@@ -133,14 +133,18 @@ class LabPki(pulumi.ComponentResource):
         super().__init__(naming.component_token("LabPki"), name, {}, opts)
         child = pulumi.ResourceOptions(parent=self)
         authority = CertificateAuthority(
-            naming.child_name(name, "ca"), site=args.site, stack=args.stack, generation=args.generation, opts=child
+            naming.child_name(name, "ca"),
+            site=args.site,
+            stack=args.stack,
+            generation=args.settings.generation,
+            opts=child,
         )
         self.leaves = {
             member: Leaf(
                 naming.child_name(name, member),
                 site=args.site,
                 names=names,
-                days=args.leaf_days,
+                days=args.settings.leaf_days,
                 authority=authority,
                 opts=child,
             )

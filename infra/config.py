@@ -68,6 +68,14 @@ class LinkSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PkiSettings:
+    """The stack's certificates: another generation makes all of them anew; validity of leaves in days."""
+
+    generation: int = 1
+    leaf_days: int = 90
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LabConfig:
     """Configuration of the `lab` stack."""
 
@@ -79,8 +87,7 @@ class LabConfig:
     run: str = ""
     rung: str = "auto"
     log_level: str = "info"
-    pki_generation: int = 1
-    leaf_days: int = 90
+    pki: PkiSettings = PkiSettings()
 
 
 _LINK_HELP = (
@@ -190,8 +197,10 @@ def lab_config(source: ConfigSource, presets: Collection[str]) -> LabConfig:
         run=reader.text("run"),
         rung=reader.parse("rung", lambda text: parse_choice(text, RUNGS)),
         log_level=reader.parse("logLevel", lambda text: parse_choice(text, LOG_LEVELS)),
-        pki_generation=reader.parse("pkiGeneration", lambda text: parse_int(text, 1, 2**31)),
-        leaf_days=reader.parse("leafDays", lambda text: parse_int(text, 1, 825)),
+        pki=PkiSettings(
+            generation=reader.parse("pkiGeneration", lambda text: parse_int(text, 1, 2**31)),
+            leaf_days=reader.parse("leafDays", lambda text: parse_int(text, 1, 825)),
+        ),
     )
 
 

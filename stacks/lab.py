@@ -24,14 +24,7 @@ def program() -> pulumi.Output[StackOutputs]:
     pulumi.log.info(lab.announcement)
 
     network = LabNetwork("lab", LabNetworkArgs(site=lab.site, topology=lab.topology))
-    members = LabPkiArgs(
-        site=lab.site,
-        stack=lab.stack,
-        generation=config.pki_generation,
-        leaf_days=config.leaf_days,
-        members=lab.members,
-    )
-    pki = LabPki("pki", members)
+    pki = LabPki("pki", LabPkiArgs(site=lab.site, stack=lab.stack, settings=config.pki, members=lab.members))
     agent_profile = pki.profile(AGENT, lab.agent_config())
     foreign_profile = pki.profile(FOREIGN, lab.connector_config(FOREIGN))
 

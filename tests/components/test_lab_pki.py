@@ -10,6 +10,7 @@ from components import lab_pki
 from components.lab_pki import CertificateAuthorityProvider, LabPki, LabPkiArgs, LeafProvider
 from components.lab_runtime import LabSite
 from infra import pki
+from infra.config import PkiSettings
 from infra.lab.rungs import Rung
 from tests.support.pulumi_mocks import record
 
@@ -78,8 +79,7 @@ def test_the_component_makes_a_ca_and_a_leaf_for_each_member() -> None:
     args = LabPkiArgs(
         site=LabSite(run="r", rung=Rung.LOOPBACK),
         stack="lab",
-        generation=1,
-        leaf_days=90,
+        settings=PkiSettings(),
         members={"agent": AGENT, "relay": pki.server_names("lab", "relay", "ztna-server", ["192.0.2.1"])},
     )
 
