@@ -12,7 +12,7 @@ import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from aioquic.asyncio import connect
+from aioquic.asyncio.client import connect
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived, QuicEvent, StreamDataReceived
@@ -148,7 +148,7 @@ async def v1_connector(
 
 def checksum(data: bytes) -> int:
     """RFC 1071, the slow and plain way."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data[: len(data) // 2 * 2]))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data[: len(data) // 2 * 2]))
     if len(data) % 2:
         total += data[-1] << 8
     while total >> 16:

@@ -1,6 +1,7 @@
 """The part of `ztna doctor` that speaks QUIC: the real handshake, repeated, and what the relay says each time."""
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 
@@ -139,7 +140,10 @@ async def _converse(peer: Peer, attempt: _Attempt, result: Handshakes, started: 
     result.handshake_ms.append(round((time.monotonic() - started) * 1000, 3))
     for service in sorted(attempt.waiting):
         peer.send_datagram(RegisterAgent(service).encode())
-    await asyncio.wait([attempt.observed, attempt.answered], timeout=ANSWER_S)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(ANSWER_S):
+            await asyncio.shield(attempt.observed)
+            await asyncio.shield(attempt.answered)
     if attempt.observed.done():
         result.observed.append(attempt.observed.result())
     if result.completed == 1:
