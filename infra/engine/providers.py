@@ -230,6 +230,9 @@ class GrpcProvider:
     def _call(self, method: str, request: Any, optional: bool = False) -> Any:
         try:
             return getattr(self._stub, method)(request)
+        except ValueError as error:
+            # What grpc raises on a channel that has been closed: the call was not made.
+            raise ResourceError(f"provider {self._package} has been closed: {error}") from None
         except grpc.RpcError as error:
             # Every error a stub raises is a call as well; the published types do not say so.
             call: Any = error

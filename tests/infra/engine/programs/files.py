@@ -56,6 +56,7 @@ class FileProvider(ResourceProvider):
         time.sleep(_props["wait_s"])
 
     def _write(self, props: dict[str, Any]) -> None:
+        (Path(props["path"]).parent.parent / "begun").touch()
         time.sleep(props["wait_s"])
         Path(props["path"]).write_text(props["text"])
         time.sleep(props["wait_s"])
