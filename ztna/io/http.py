@@ -108,24 +108,26 @@ class HttpServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._tasks) >= MAX_CONNECTIONS:
             self.counters.dropped_busy += 1
             writer.close()
             return
+        task = asyncio.get_running_loop().create_task(self._guarded(reader, writer))
         self._tasks.add(task)
+
+        def ended(_task: asyncio.Task[None]) -> None:
+            # Also for a task that was cancelled before its first step.
+            self._tasks.discard(task)
+            writer.close()
+
+        task.add_done_callback(ended)
+
+    async def _guarded(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._serve(reader, writer)
         except (OSError, TimeoutError):
             self.counters.dropped_timeout += 1
-        except asyncio.CancelledError:
-            # `close` asked for it and nothing waits above; asyncio.streams of 3.11 would log it as an error.
-            pass
-        finally:
-            self._tasks.discard(task)
-            writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
