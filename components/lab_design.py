@@ -183,8 +183,7 @@ def design(stack: str, config: LabConfig, project: Path) -> LabDesign:
     """Return the lab that a configuration asks for on this machine, for the project in a directory.
 
     Raises:
-        LabError: a rung was asked for by name and does not work here.
-        ValueError: a NAT's behaviour is none.
+        ConfigError: a rung was asked for by name and does not work here, or a NAT's behaviour is none.
     """
     detection = topo.find_rung(config.rung)
     plan = topo.plan_of(detection.rung)

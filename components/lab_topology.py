@@ -3,7 +3,8 @@
 from typing import Any
 
 from infra.addressing import LAB, LOOPBACK, LabPlan, gateway, interface
-from infra.config import ImpairmentSettings, LabConfig, LinkSettings, NatSettings
+from infra.config import ConfigError, ImpairmentSettings, LabConfig, LinkSettings, NatSettings
+from infra.lab.errors import LabError
 from infra.lab.nat import NatBehavior, preset
 from infra.lab.rungs import Detection, Rung, demand, detect
 from infra.lab.topology import Host, Impairment, Link, Router, Segment, Topology
@@ -15,8 +16,13 @@ AGENT_NAT, CONNECTOR_NAT = "nat-agent", "nat-connector"
 
 
 def find_rung(name: str) -> Detection:
-    """Return the rung asked for by name, or the best one for `auto`. Raises LabError when that one does not work."""
-    return detect() if name == "auto" else demand(Rung(name))
+    """Return the rung asked for by name, or the best one for `auto`. Raises ConfigError when that one does not work."""
+    try:
+        return detect() if name == "auto" else demand(Rung(name))
+    except LabError as error:
+        raise ConfigError(
+            f"lab:rung is {name!r}: {error}\nor run: ztna config set --stack lab lab:rung auto"
+        ) from error
 
 
 def plan_of(rung: Rung) -> LabPlan:
@@ -25,10 +31,13 @@ def plan_of(rung: Rung) -> LabPlan:
 
 
 def nat_levels(settings: NatSettings) -> tuple[NatBehavior, ...]:
-    """Return the levels of NAT, inside first. Raises ValueError for a behaviour that is none."""
+    """Return the levels of NAT, inside first. Raises ConfigError for a behaviour that is none."""
     if settings.preset is not None:
         return preset(settings.preset)
-    return (behavior(dict(settings.behavior or {})),)
+    try:
+        return (behavior(dict(settings.behavior or {})),)
+    except ValueError as error:
+        raise ConfigError(f"lab:agentNat or lab:connectorNat is {dict(settings.behavior or {})}: {error}") from error
 
 
 def behavior(values: dict[str, Any]) -> NatBehavior:

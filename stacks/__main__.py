@@ -4,6 +4,7 @@ import importlib
 
 import pulumi
 
+from infra.config import ConfigError
 from infra.outputs import EXPORT_KEYS, SECRET_KEYS, to_exports
 
 STACKS = {"lab": "stacks.lab"}
@@ -13,7 +14,10 @@ def main(stack: str) -> None:
     """Run a stack's program and export its outputs under the keys of infra/outputs.py."""
     if stack not in STACKS:
         raise pulumi.RunError(f"there is no stack {stack!r}; there are: {', '.join(sorted(STACKS))}")
-    exports = importlib.import_module(STACKS[stack]).program().apply(to_exports)
+    try:
+        exports = importlib.import_module(STACKS[stack]).program().apply(to_exports)
+    except ConfigError as error:
+        raise pulumi.RunError(str(error)) from None  # shown as it stands, without a traceback
     for key in EXPORT_KEYS:
         mark = pulumi.Output.secret if key in SECRET_KEYS else pulumi.Output.unsecret
         pulumi.export(key, mark(exports[key]))

@@ -6,7 +6,8 @@ import pytest
 
 from components.lab_topology import find_rung, lab_topology, nat_levels, nat_output, plan_of
 from infra.addressing import LAB, LOOPBACK
-from infra.config import ImpairmentSettings, LabConfig, LinkSettings, NatSettings
+from infra.config import ConfigError, ImpairmentSettings, LabConfig, LinkSettings, NatSettings
+from infra.lab.errors import LabError
 from infra.lab.nat import PRESETS, Filtering, Mapping
 from infra.lab.rungs import Rung
 from infra.lab.topology import Impairment, two_nat_topology
@@ -35,7 +36,7 @@ def test_a_nat_by_behaviour_is_one_level_of_it() -> None:
         NatSettings(preset=None, behavior={"mapping": "address-dependent", "filtering": "endpoint-independent"})
     )
     assert (nat.mapping, nat.filtering) == (Mapping.ADDRESS_DEPENDENT, Filtering.ENDPOINT_INDEPENDENT)
-    with pytest.raises(ValueError, match="udp_timeout_s"):
+    with pytest.raises(ConfigError, match="udp_timeout_s"):
         nat_levels(NatSettings(preset=None, behavior={"udp_timeout_s": 0}))
 
 
@@ -62,3 +63,12 @@ def test_the_rung_decides_the_addresses() -> None:
     assert plan_of(Rung.ROOT) is plan_of(Rung.ROOTLESS) is LAB
     assert plan_of(Rung.LOOPBACK) is LOOPBACK
     assert find_rung("loopback").rung is Rung.LOOPBACK
+
+
+def test_a_rung_that_does_not_work_here_names_its_key_and_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(rung: Rung) -> None:
+        raise LabError(f"the {rung.value} rung of the lab does not work here: not running as root")
+
+    monkeypatch.setattr("components.lab_topology.demand", refuse)
+    with pytest.raises(ConfigError, match=r"lab:rung is 'root': .* not running as root\nor run: ztna config set"):
+        find_rung("root")

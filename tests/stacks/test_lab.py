@@ -97,6 +97,13 @@ def test_an_unknown_stack_is_answered_with_those_there_are() -> None:
         stacks_main.main("moon")
 
 
+def test_a_bad_configuration_is_shown_without_a_traceback() -> None:
+    import pulumi
+
+    with pytest.raises(pulumi.RunError, match="lab:agentNat is 'simetric': did you mean 'symmetric'"):
+        record(lambda: stacks_main.main("lab"), config=NATS | {"lab:agentNat": "simetric"})
+
+
 def test_the_program_is_short_and_has_no_branches() -> None:
     text = Path(lab.__file__).read_text()
     assert len(text.splitlines()) <= 80
