@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import socket
 from pathlib import Path
 
+import dns.asyncquery
+import dns.message
 import pytest
 
-from tests.support.overlay import ECHO, HTTP, Overlay, default_policy, eventually, udp_client
+from tests.support.overlay import ECHO, ECHO_IP, HOST, HTTP, Overlay, default_policy, eventually, udp_client
 
 
 async def stream_echo(overlay: Overlay, data: bytes, service: str = ECHO) -> bytes:
@@ -202,3 +205,14 @@ async def test_status_and_metrics_say_what_happened(tmp_path: Path) -> None:
             samples = {sample.name: sample.value for sample in overlay.connector.samples()}
             assert samples["ztna_connector_forwarded_packets"] == 1
             assert samples["ztna_connector_ready"] == 1
+
+
+async def test_names_of_services_resolve_where_the_config_says(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind((HOST, 0))
+        port = free.getsockname()[1]
+    async with Overlay(tmp_path, agent={"dns": {"listen": f"{HOST}:{port}"}}) as overlay:
+        query = dns.message.make_query(f"{ECHO}.ztna.", "A")
+        answer = await dns.asyncquery.udp(query, HOST, timeout=5, port=port)
+        assert [str(record) for rrset in answer.answer for record in rrset] == [ECHO_IP]
+        assert overlay.agent.status()["dns"] == f"{HOST}:{port}"
