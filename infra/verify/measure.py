@@ -13,8 +13,9 @@ OVERLAY, BASELINE = "overlay", "untunnelled"
 
 _ROUNDS = 3
 _ANSWERED_PERCENT = 99.0
-_ADDED_P50_LIMIT_MS = 20.0
-_PACKETS_PER_S_LIMIT = 1000.0
+# Limits that only a broken overlay misses, also on a small or busy machine; `make bench` has the targets.
+_ADDED_P50_LIMIT_MS = 50.0
+_PACKETS_PER_S_LIMIT = 200.0
 _THROUGHPUT_BYTES = 1200
 
 

@@ -96,6 +96,18 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def busy_share(before: list[int], after: list[int]) -> float:
+    """The share of all CPU time between two readings of `cpu_times` in which a CPU was not idle."""
+    spent = [later - earlier for earlier, later in zip(before, after, strict=True)]
+    idle = spent[3] + spent[4]
+    return 1 - idle / max(sum(spent), 1)
+
+
+def cpu_times() -> list[int]:
+    """User, nice, system, idle, iowait, irq, softirq and steal ticks of all CPUs (proc(5), /proc/stat)."""
+    return [int(value) for value in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+
+
 def conditions(rung: str) -> dict[str, str]:
     """Under what is measured."""
     return {

@@ -12,7 +12,7 @@ from typing import Any
 
 from infra.lab.rungs import detect
 from tests.bench import deploy, faults, path, sessions
-from tests.bench.model import Outcome, Row, conditions
+from tests.bench.model import Outcome, Row, busy_share, conditions, cpu_times
 from tests.support.bed import AGENT, Bed
 
 Group = Callable[..., tuple[list[Row], dict[str, Any]]]
@@ -31,6 +31,8 @@ DEPLOY = "deploy"
 NAMES = (*PLAIN, *LOSSY, DEPLOY)
 OUTPUT = Path("build/bench")
 
+_QUIET_SHARE = 0.15
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmarks; 0 every target met, 1 one missed or not measured, 2 nothing could be run."""
@@ -41,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     wanted = arguments.only or [name for name in NAMES if not (arguments.quick and name == DEPLOY)]
     outcome = Outcome("quick" if arguments.quick else "full", conditions(detect().rung.value))
+    _note_others(outcome)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ztna-bench-") as directory:
         _with_bed(outcome, {name: PLAIN[name] for name in PLAIN if name in wanted}, Path(directory) / "plain", 0.0)
@@ -56,6 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not outcome.rows:
         return 2
     return 1 if outcome.missed or outcome.failures else 0
+
+
+def _note_others(outcome: Outcome) -> None:
+    """Say how busy the machine was before anything was measured: others' work lowers every absolute figure."""
+    before = cpu_times()
+    time.sleep(1.0)
+    share = busy_share(before, cpu_times())
+    note = "" if share < _QUIET_SHARE else " (busy: absolute figures are too low, ratios of one run still hold)"
+    outcome.conditions["CPU in use before"] = f"{share:.0%}{note}"
 
 
 def _with_bed(outcome: Outcome, groups: dict[str, Group], directory: Path, loss: float) -> None:

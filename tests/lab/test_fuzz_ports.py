@@ -48,7 +48,7 @@ def udp_port(bed: Bed, role: str) -> str:
 
 def samples(bed: Bed, role: str) -> dict[str, float]:
     """The role's metrics by name and labels, and what its kernel dropped for want of room in a socket's buffer."""
-    page = bed.page(role, f"http://127.0.0.1:{ports.METRICS[ROLE_OF[role]]}/metrics")
+    page = bed.page(role, bed.url(role, "metrics"))
     seen = {name + labels: float(value) for name, labels, value in _SAMPLE.findall(page["text"])}
     return seen | {"kernel_dropped_rcvbuf": float(bed.probe(role, "udp-counters")["RcvbufErrors"])}
 
@@ -122,7 +122,7 @@ def test_an_authenticated_agent_misbehaves(bed: Bed, kind: str) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_junk_to_the_metrics_port(bed: Bed, role: str) -> None:
     rss = {name: bed.rss_bytes(name) for name in ROLES}
-    port = ports.METRICS[ROLE_OF[role]]
-    fuzz(bed, role, "http", "--target", f"127.0.0.1:{port}", "--count", str(HTTP_COUNT))
-    assert bed.page(role, f"http://127.0.0.1:{port}/healthz")["status"] == 200
+    target = f"{bed.metrics_addr(role)}:{ports.METRICS[ROLE_OF[role]]}"
+    fuzz(bed, role, "http", "--target", target, "--count", str(HTTP_COUNT))
+    assert bed.page(role, bed.url(role, "healthz"))["status"] == 200
     assert_sound(bed, rss)

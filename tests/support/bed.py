@@ -122,6 +122,14 @@ class Bed:
         """The IPv4 address of a host on this rung."""
         return self.lab.address(ADDRESSES[host])
 
+    def metrics_addr(self, host: str) -> str:
+        """Loopback of the host's namespace; without namespaces its own address, since 127.0.0.1 belongs to all."""
+        return "127.0.0.1" if self.has_namespaces else self.address(host)
+
+    def url(self, role: str, page: str) -> str:
+        """The address of a role's HTTP page."""
+        return f"http://{self.metrics_addr(role)}:{ports.METRICS[ROLE_OF[role]]}/{page}"
+
     def _topology(self) -> Topology:
         lossy = Impairment(loss=self.agent_loss)
 
@@ -172,13 +180,19 @@ class Bed:
             self._leaf(name, pki.client_names(STACK, "agent", name, granted))
         self.path("ca.pem").write_text(self.ca.cert_pem)
         self._write("policy.json", wiring.policy(services, agents, [connector]))
-        config = wiring.intermediate_config(STACK, relay, log_level="info", metrics_addr="127.0.0.1")
+        config = wiring.intermediate_config(STACK, relay, log_level="info", metrics_addr=self.metrics_addr(RELAY))
         self._write("intermediate.json", config | {"limits": dict(self.limits)}, RELAY)
         bind = self.address(CONNECTOR)
         self._write(
             "connector.json",
             wiring.connector_config(
-                STACK, CONNECTOR, relay, services, bind_addr=bind, log_level="info", metrics_addr="127.0.0.1"
+                STACK,
+                CONNECTOR,
+                relay,
+                services,
+                bind_addr=bind,
+                log_level="info",
+                metrics_addr=self.metrics_addr(CONNECTOR),
             ),
             CONNECTOR,
         )
@@ -188,7 +202,7 @@ class Bed:
         """The self-contained agent.json of one agent."""
         config = wiring.agent_config(
             STACK, self.agent_output(name), self.relay_endpoint(), self.service_outputs(), log_level="info",
-            metrics_addr="127.0.0.1",
+            metrics_addr=self.metrics_addr(AGENT),
         )  # fmt: skip
         certificate, key = self.path(f"{name}.cert.pem"), self.path(f"{name}.key.pem")
         return wiring.with_identity(
@@ -244,7 +258,7 @@ class Bed:
 
     def wait_ready(self, role: str, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Wait until /readyz answers 200. Raises BedError with the tail of the role's log."""
-        url = f"http://127.0.0.1:{ports.METRICS[ROLE_OF[role]]}/readyz"
+        url = self.url(role, "readyz")
         self._wait(lambda: self.page(role, url)["status"] == 200, role, timeout_s)
 
     def _wait(self, condition: Any, role: str, timeout_s: float = READY_TIMEOUT_S) -> None:
@@ -292,7 +306,7 @@ class Bed:
 
     def status(self, role: str) -> Json:
         """The role's /status page."""
-        page = self.page(role, f"http://127.0.0.1:{ports.METRICS[ROLE_OF[role]]}/status")
+        page = self.page(role, self.url(role, "status"))
         if not isinstance(page["json"], dict):
             raise BedError(f"{role} gives no status page; its log ends:\n{self.log_tail(role)}")
         status: Json = page["json"]

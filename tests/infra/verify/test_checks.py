@@ -1,13 +1,14 @@
 """Each check passes on a sound stack and fails on the fault it is there for."""
 
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from infra.outputs import AgentOutput, ExpectedPath
-from infra.verify import checks_control, checks_refusal, checks_traffic, measure
+from infra.verify import checks_control, checks_recovery, checks_refusal, checks_traffic, measure
 from infra.verify.checks import CHECKS, select
 from infra.verify.context import Context, Finished, VerifyError, parse_probe
 from infra.verify.model import Report, Status
@@ -191,12 +192,12 @@ def test_latency_is_measured_beside_the_baseline_and_drops_the_first_round() -> 
     assert "added p50 0.85 ms" in result.measured
 
 
-@pytest.mark.parametrize("overlay", [rtt(40_000.0), rtt(900.0, lost=5)])
+@pytest.mark.parametrize("overlay", [rtt(60_000.0), rtt(900.0, lost=5)])
 def test_slow_or_lossy_latency_fails(overlay: dict[str, Any]) -> None:
     assert measure.latency(context({"udp-rtt": by_target(overlay, rtt(50.0))}, quick=True)).status is Status.FAILED
 
 
-@pytest.mark.parametrize(("rate", "status"), [(7000.0, Status.PASSED), (200.0, Status.FAILED)])
+@pytest.mark.parametrize(("rate", "status"), [(7000.0, Status.PASSED), (150.0, Status.FAILED)])
 def test_throughput_counts_the_better_round(rate: float, status: Status) -> None:
     answer = {"packets_per_s": rate, "mbit_per_s": rate * 0.0096, "lost": 0, "sent": 100, "per_100_ms": [10]}
     result = measure.throughput(context({"udp-window": answer}))
@@ -250,3 +251,42 @@ def test_ids_are_unique_and_disruptive_checks_last() -> None:
     assert len({check.id for check in CHECKS}) == len(CHECKS)
     flags = [check.disruptive for check in CHECKS]
     assert flags == sorted(flags)
+
+
+class Watch:
+    """Stands for the running udp-watch probe: one gap that begins at the kill and ends `back_s` after the restart."""
+
+    def __init__(self, back_s: float | None) -> None:
+        self.back_s = back_s
+
+    def result(self, timeout_s: float) -> dict[str, Any]:
+        now = time.time()
+        if self.back_s is None:
+            return {"gaps": [{"from": now - 9, "to": now, "seconds": 9.0}], "ended": now}
+        back = now + self.back_s
+        return {"gaps": [{"from": now - 1, "to": back, "seconds": 1 + self.back_s}], "ended": back + 1}
+
+    def stop(self) -> None:
+        return
+
+
+@pytest.mark.parametrize(("back_s", "status"), [(0.5, Status.PASSED), (7.0, Status.FAILED), (None, Status.FAILED)])
+def test_traffic_must_be_back_soon_after_the_relay(
+    back_s: float | None, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Context, "start_probe", lambda *arguments: Watch(back_s))
+    monkeypatch.setattr(checks_recovery, "_BEFORE_S", 0.0)
+    monkeypatch.setattr(checks_recovery, "_DOWN_S", 0.0)
+    answers = {"control": {}, "get-json": status_page(role="intermediate", uptime_s=0.0)}
+    result = checks_recovery.relay_restart(context(answers))
+    assert result.status is status, result.measured
+
+
+def test_another_process_at_the_relays_address_is_not_the_relay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Context, "start_probe", lambda *arguments: Watch(0.5))
+    monkeypatch.setattr(checks_recovery, "_BEFORE_S", 0.0)
+    monkeypatch.setattr(checks_recovery, "_DOWN_S", 0.0)
+    monkeypatch.setattr(checks_recovery, "_RELAY_LIMIT_S", 0.2)
+    answers = {"control": {}, "get-json": status_page(role="intermediate", uptime_s=100.0)}
+    with pytest.raises(VerifyError, match="did not answer"):
+        checks_recovery.relay_restart(context(answers))
