@@ -128,16 +128,21 @@ async def test_relay_killed_and_restarted_carries_traffic_again_within_five_seco
             assert overlay.connector.uplink.counters.lost_silent == 1
 
 
-async def test_relay_away_for_long_is_found_soon_after_its_return(tmp_path: Path) -> None:
+async def test_relay_back_after_long_is_found_at_once_and_not_when_the_wait_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ztna.proto.backoff.Backoff.next_delay_s", lambda self, now: 30.0)
     async with Overlay(tmp_path) as overlay:
         with udp_client(overlay.forward("udp")) as client:
             assert await client.works(5)
             await overlay.crash_relay()
-            await eventually(lambda: overlay.agent.uplink.counters.dials >= 3, 20)
-            started = asyncio.get_running_loop().time()
+            client.send(b"lost")
+            uplinks = (overlay.agent.uplink, overlay.connector.uplink)
+            await eventually(lambda: all(uplink.counters.stun_probes > 8 for uplink in uplinks))
             await overlay.start_relay()
+            started = asyncio.get_running_loop().time()
             while not await client.works():
-                assert asyncio.get_running_loop().time() - started < 6
+                assert asyncio.get_running_loop().time() - started < 3
 
 
 async def test_relay_that_says_goodbye_is_found_again(tmp_path: Path) -> None:

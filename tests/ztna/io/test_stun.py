@@ -227,6 +227,23 @@ async def test_answers_never_exceed_three_times_the_request() -> None:
             assert len(answer[0]) <= 3 * len(data)
 
 
+async def test_answers_over_ipv6_leave_out_what_would_amplify() -> None:
+    udp = UdpSocket("::1", 0)
+    responder = StunResponder(udp, alternate_port=0, clock=time.monotonic)
+    responder.start(asyncio.get_running_loop())
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+        client.bind(("::1", 0))
+        client.settimeout(5)
+        for padding, names in ((0, ["XOR-MAPPED-ADDRESS"]), (4, ["XOR-MAPPED-ADDRESS", "OTHER-ADDRESS"])):
+            data = request(struct.pack("!HH", 0x8022, padding) + bytes(padding) if padding else b"")
+            assert responder.handle(data, client.getsockname()[:2])
+            answer = await asyncio.to_thread(client.recv, 2048)
+            assert len(answer) <= 3 * len(data)
+            assert list(stun.parse_message(answer).attributes) == names
+    responder.close()
+    udp.close()
+
+
 async def test_unknown_required_attribute_is_refused_by_name() -> None:
     async with serving() as server:
         answer = await ask(request(struct.pack("!HHI", 0x0021, 4, 0)), server.address)
