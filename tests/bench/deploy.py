@@ -5,7 +5,6 @@ is up stays untouched.
 """
 
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,18 @@ from typing import Any
 from infra.engine.workspace import Workspace
 from infra.lab.runtime import Lab
 from tests.bench.model import Row, limited
+from tests.support.project import link_project
 
-ROOT = Path(__file__).resolve().parents[2]
 STACK = "lab"
 
-_LINKED = (".venv", "ztna", "infra", "components", "stacks")
-_COPIED = ("Pulumi.yaml", "__main__.py", "pyproject.toml")
 _UP_LIMIT_S, _SECOND_UP_LIMIT_S = 240.0, 60.0
 
 
 def make_project(directory: Path, run: str) -> Path:
     """A project directory that shares the sources and has the lab's configuration with another run name."""
-    directory.mkdir(parents=True)
-    for name in _LINKED:
-        (directory / name).symlink_to(ROOT / name)
-    for name in _COPIED:
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, directory / name)
-    config = (ROOT / f"Pulumi.{STACK}.yaml").read_text().rstrip("\n")
-    (directory / f"Pulumi.{STACK}.yaml").write_text(f"{config}\n  {STACK}:run: {run}\n")
+    file = link_project(directory) / f"Pulumi.{STACK}.yaml"
+    config = file.read_text().rstrip("\n")
+    file.write_text(f"{config}\n  {STACK}:run: {run}\n")
     return directory
 
 
