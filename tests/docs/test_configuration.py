@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -106,7 +106,7 @@ def test_defaults_of_a_role(role: str) -> None:
 
 def test_defaults_of_the_parts() -> None:
     agent, connector = AgentConfig.from_json(MINIMAL["agent"]), ConnectorConfig.from_json(MINIMAL["connector"])
-    found = {
+    found: dict[str, dict[str, Any]] = {
         "`intermediate_server`, in": {"port": agent.relay.port, "server_name": agent.relay.server_name},
         "`p2p`": {"port": connector.p2p.port},
         "`tun`": {"name": agent.tun.name, "mtu": agent.tun.mtu},
@@ -154,7 +154,7 @@ def test_every_limit_is_named_with_its_default_and_no_other() -> None:
     assert set(classes) == set(LIMIT_TABLES)
     for name, title in LIMIT_TABLES.items():
         documented = {row["limit"].strip("`"): float(row["default"].strip("`")) for row in table(title)}
-        assert documented == {field.name: float(field.default) for field in fields(classes[name])}, name
+        assert documented == {field.name: float(cast(float, field.default)) for field in fields(classes[name])}, name
 
 
 def test_every_key_of_the_lab_stack_is_named_with_its_default_and_no_other() -> None:

@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,11 +26,8 @@ RUN = [command for command in COMMANDS if command not in MAKE]
 SILENT = re.compile(r"ztna config (set|rm) ")
 """Commands that say nothing when all is well."""
 COMMAND_TIMEOUT_S = 60.0
-
-
-def needs_the_lab(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark a test: the pages show an agent in TUN mode, which is sure to be there for root only."""
-    return pytest.mark.lab(pytest.mark.root(pytest.mark.engine(test)))
+NEEDS_THE_LAB = (pytest.mark.lab, pytest.mark.root, pytest.mark.engine)
+"""The pages show an agent in TUN mode, which is sure to be there for root only."""
 
 
 @pytest.mark.parametrize("command", MAKE, ids=lambda command: f"{command.page}:{command.text}")
@@ -78,8 +75,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         Lab(run_name(STACK, directory)).destroy()
 
 
-@needs_the_lab
-@pytest.mark.parametrize("command", RUN, ids=lambda command: f"{command.page}:{command.line}")
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(command, marks=NEEDS_THE_LAB, id=f"{command.page}:{command.line}") for command in RUN],
+)
 def test_commands_of_the_pages_run(project: Project, command: Command) -> None:
     done = project.run(command.text)
     said = f"{command.page}:{command.line}: $ {command.text}\n{done.stdout}{done.stderr}"
@@ -87,7 +86,9 @@ def test_commands_of_the_pages_run(project: Project, command: Command) -> None:
     assert (done.stdout + done.stderr).strip() or SILENT.match(command.text), said
 
 
-@needs_the_lab
+@pytest.mark.lab
+@pytest.mark.root
+@pytest.mark.engine
 def test_destroy_leaves_nothing_of_the_run(project: Project) -> None:
     assert project.run("ztna destroy --stack lab --yes").returncode == 0
     listed = project.run("ip netns list").stdout
