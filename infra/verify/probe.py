@@ -59,6 +59,7 @@ def _add_udp(commands: Any) -> None:
     echo.add_argument("--sizes", type=parse_sizes, required=True)
     echo.add_argument("--count", type=int, default=100)
     echo.add_argument("--timeout-s", type=float, default=1.0)
+    echo.add_argument("--window", type=int, default=10, help="packets under way at a time")
     echo.add_argument("--tries", type=int, default=1, help="attempts per packet, for links with loss")
     rtt = _command(commands, "udp-rtt", probe_udp.run_rtt, "round-trip times of single packets to an echo service")
     rtt.add_argument("--size", type=int, default=64)

@@ -51,7 +51,7 @@ def open_socket(target: tuple[str, int] | None = None, listen: tuple[str, int] |
 
 
 def run_echo(arguments: argparse.Namespace) -> Json:
-    """Stop and wait: each packet must come back byte for byte before the next one leaves."""
+    """COUNT packets of each size, WINDOW at a time; each must come back byte for byte."""
     with open_socket(arguments.target) as sock:
         sizes = [_echo_size(sock, size, arguments) for size in arguments.sizes]
     return {
@@ -66,37 +66,41 @@ def run_echo(arguments: argparse.Namespace) -> Json:
 def _echo_size(sock: socket.socket, size: int, arguments: argparse.Namespace) -> Json:
     known: set[bytes] = set()
     entry = {"size": size, "sent": 0, "equal": 0, "altered": 0, "lost": 0, "repeated": 0}
-    for sequence in range(arguments.count):
-        payload = echo_payload(size, sequence)
-        known.add(payload)
-        entry["sent"] += 1
+    for start in range(0, arguments.count, arguments.window):
+        numbers = range(start, min(start + arguments.window, arguments.count))
+        missing = {echo_payload(size, number) for number in numbers}
+        known |= missing
+        entry["sent"] += len(missing)
         for attempt in range(arguments.tries):
-            entry["repeated"] += attempt > 0
-            _send_ignoring_icmp(sock, payload)
-            if _await_echo(sock, payload, known, arguments.timeout_s, entry):
-                entry["equal"] += 1
+            entry["repeated"] += len(missing) if attempt else 0
+            for payload in sorted(missing):
+                _send_ignoring_icmp(sock, payload)
+            entry["equal"] += _await_echoes(sock, missing, known, arguments.timeout_s, entry)
+            if not missing:
                 break
-        else:
-            entry["lost"] += 1
+        entry["lost"] += len(missing)
     return entry
 
 
-def _await_echo(sock: socket.socket, payload: bytes, known: set[bytes], timeout_s: float, entry: Json) -> bool:
-    """True when `payload` came back in time; an unknown payload counts as altered, an earlier one as late."""
+def _await_echoes(sock: socket.socket, missing: set[bytes], known: set[bytes], timeout_s: float, entry: Json) -> int:
+    """Take what comes back out of `missing`, and count it; an unknown payload is altered, an earlier one just late."""
     deadline = time.monotonic() + timeout_s
-    while (remaining := deadline - time.monotonic()) > 0:
+    found = 0
+    while missing and (remaining := deadline - time.monotonic()) > 0:
         sock.settimeout(remaining)
         try:
             received = sock.recv(_MAX_PACKET_BYTES)
         except TimeoutError:
-            return False
+            break
         except ConnectionError:  # an ICMP error of this or an earlier packet
             time.sleep(min(0.01, remaining))
             continue
-        if received == payload:
-            return True
-        entry["altered"] += received not in known
-    return False
+        if received in missing:
+            missing.discard(received)
+            found += 1
+        else:
+            entry["altered"] += received not in known
+    return found
 
 
 def _send_ignoring_icmp(sock: socket.socket, payload: bytes) -> bool:

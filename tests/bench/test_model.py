@@ -10,7 +10,8 @@ from tests.bench.model import Outcome, Row, busy_share, limited, number
 
 @pytest.mark.parametrize(
     ("value", "at_most", "at_least", "met"),
-    [(2.0, 2, None, True), (2.1, 2, None, False), (6000, None, 6000, True), (5999, None, 6000, False), (None, 5, None, False)],
+    [(2.0, 2, None, True), (2.1, 2, None, False), (6000, None, 6000, True), (5999, None, 6000, False),
+     (None, 5, None, False)],
 )  # fmt: skip
 def test_a_target_is_met_or_missed(value: float | None, at_most: float, at_least: float, met: bool) -> None:
     row = limited("g", "n", value, "ms", at_most=at_most, at_least=at_least)

@@ -70,7 +70,20 @@ def test_a_late_answer_is_lost_but_not_altered(capsys: pytest.CaptureFixture[str
         return held[number - 1] if number else None
 
     with echo_server(one_behind) as target:
-        result = run(capsys, "udp-echo", "--target", target, "--sizes", "1", "--count", "3", "--timeout-s", "0.1")
+        result = run(
+            capsys,
+            "udp-echo",
+            "--target",
+            target,
+            "--sizes",
+            "1",
+            "--count",
+            "3",
+            "--timeout-s",
+            "0.1",
+            "--window",
+            "1",
+        )
     assert (result["equal"], result["altered"], result["lost"]) == (0, 0, 3)
 
 
