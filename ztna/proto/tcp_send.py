@@ -236,9 +236,9 @@ class SendSide:
                 break
             at = record.end
             if not record.delivered:
+                # What a time-out gave up and what then turns out to have arrived measures our timer, not the path.
+                ambiguous = ambiguous or record.retransmitted or record.lost
                 flight.delivered(record, now, round_trip.minimum)
-                if record.retransmitted:
-                    ambiguous = True
                 sample = now - record.sent_at
         # Segments behind a hole are acknowledged only when it is filled, which says nothing of the path (Karn's rule).
         if sample >= 0 and not ambiguous:
@@ -293,7 +293,7 @@ class SendSide:
             record = records[candidates[0]]
         while record is not None and record.end <= high:
             if not record.delivered:
-                if not record.retransmitted:
+                if not record.retransmitted and not record.lost:
                     self._round_trip.sample(now - record.sent_at)
                 flight.delivered(record, now, self._round_trip.minimum)
                 record.delivered = True

@@ -73,6 +73,14 @@ def test_active_open() -> None:
     assert sum(len(s.payload) for s in sent(endpoint, 0.1)) == 1000
 
 
+def test_data_right_behind_the_syn_ack_is_taken() -> None:
+    endpoint = TcpEndpoint.connect(SETTINGS, OURS, 0.0)
+    sent(endpoint, 0.0)
+    endpoint.segment_received(Segment(THEIRS, OURS + 1, SYN | ACK, 2000, b"", TcpOptions(mss=1460)), 0.1)
+    endpoint.segment_received(theirs(1, 1, data=b"hello"), 0.1)
+    assert events(endpoint) == [Connected(), DataReceived(b"hello")]
+
+
 def test_passive_open_waits_for_the_application() -> None:
     syn = Segment(THEIRS, 0, SYN, 1000, b"", TcpOptions(mss=1460))
     endpoint = TcpEndpoint.listen(SETTINGS, OURS, syn, 0.0)
@@ -375,6 +383,26 @@ def test_zero_window_is_waited_for_as_long_as_the_peer_answers() -> None:
     assert endpoint.next_event() == Reset(ResetReason.TIMED_OUT)
 
 
+def test_newer_acknowledgment_brings_its_window_even_from_behind() -> None:
+    # It travels in a segment that a later one has overtaken, and is nevertheless the later word (its ack is higher).
+    endpoint = established(window=300)
+    endpoint.write(bytes(1000))
+    sent(endpoint, 0.0)
+    endpoint.segment_received(theirs(51, 1, data=b"ahead", window=300), 0.1)
+    endpoint.segment_received(theirs(1, 301, window=400), 0.1)
+    assert [len(s.payload) for s in sent(endpoint, 0.1) if s.payload] == [100] * 4
+
+
+def test_older_word_on_the_window_does_not_move_its_edge() -> None:
+    endpoint = established(window=300)
+    endpoint.write(bytes(1000))
+    sent(endpoint, 0.0)
+    endpoint.segment_received(theirs(51, 201, data=b"ahead", window=150), 0.1)
+    assert [len(s.payload) for s in sent(endpoint, 0.1) if s.payload] == []
+    endpoint.segment_received(theirs(1, 201, data=b"behind", window=300), 0.1)
+    assert [len(s.payload) for s in sent(endpoint, 0.1) if s.payload] == []
+
+
 def test_sliver_of_a_window_is_used_when_nothing_else_comes() -> None:
     endpoint = established(window=1000)
     endpoint.write(bytes(1100))
@@ -431,6 +459,34 @@ def test_lost_retransmission_is_found_without_the_timer() -> None:
     assert 1 in [s.seq - OURS for s in sent(endpoint, 0.25)]
 
 
+def test_answer_after_a_time_out_is_no_measurement() -> None:
+    # Only the acknowledgment was lost; taking the wait for it as a round trip would make the next wait longer still.
+    endpoint = established()
+    endpoint.write(bytes(200))
+    sent(endpoint, 0.0)
+    endpoint.segment_received(theirs(1, 201), 0.01)
+    for start in (10.0, 20.0, 30.0):
+        endpoint.write(bytes(200))
+        sent(endpoint, start)
+        due = start
+        while due < start + 0.2:
+            due = endpoint.get_timer() or 0.0
+            endpoint.handle_timer(due)
+        acknowledged = endpoint._send.next
+        endpoint.segment_received(theirs(1, acknowledged), due)
+    assert endpoint._send._round_trip.rto == SETTINGS.min_rto_s
+
+
+def test_data_does_not_take_the_place_of_a_duplicate_acknowledgment() -> None:
+    # RFC 5681 s2: a segment with data is no duplicate acknowledgment, and it carries no SACK blocks here.
+    endpoint = established()
+    endpoint.write(b"ours")
+    endpoint.segment_received(theirs(4, 1, data=b"def"), 0.1)
+    data, duplicate = sent(endpoint, 0.1)
+    assert bytes(data.payload) == b"ours"
+    assert duplicate.options.sack_blocks == ((THEIRS + 4, THEIRS + 7),)
+
+
 @pytest.mark.parametrize("blocks", [[(0, 5000)], [(500, 400)], [(2**31, 2**31 + 5)], [(51, 77)]])
 def test_nonsense_in_selective_acknowledgments_is_ignored(blocks: list[tuple[int, int]]) -> None:
     endpoint = established()
@@ -479,8 +535,10 @@ def test_reset_counts_only_at_exactly_the_expected_number() -> None:
     endpoint = established()
     endpoint.segment_received(theirs(500, 1, RST), 0.1)
     assert [(s.seq, s.ack, s.flags) for s in sent(endpoint, 0.1)] == [(OURS + 1, THEIRS + 1, ACK)]
+    # Beyond the window not even that (RFC 9293 s3.10.7.4).
     endpoint.segment_received(theirs(20_000, 1, RST), 0.2)
     endpoint.segment_received(theirs(-5, 1, RST), 0.3)
+    assert sent(endpoint, 0.3) == []
     assert events(endpoint) == []
     endpoint.segment_received(theirs(1, 1, RST), 0.4)
     assert events(endpoint) == [Reset(ResetReason.RESET_BY_PEER)]
