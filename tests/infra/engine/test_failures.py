@@ -313,3 +313,12 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(bench: Bench, monkeypatch: 
     bench.cloud.before = lambda verb, name: None
     bench.up(_chain, idempotent=("toy:",))
     assert set(bench.resources()) == {"a", "b", "c"}
+
+
+def test_what_waits_for_its_turn_when_interrupted_is_not_begun(bench: Bench) -> None:
+    workspace = bench.make(lambda: _ignore(*(Thing(f"t{i}") for i in range(4))), parallel=1)
+    bench.cloud.before = lambda verb, name: workspace.interrupt()
+    with pytest.raises(Cancelled):
+        workspace.up()
+    assert len(bench.cloud.calls) == 1
+    assert len(bench.resources()) == 1

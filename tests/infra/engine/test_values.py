@@ -9,7 +9,7 @@ from pulumi import Output, ResourceOptions
 
 from infra.engine.errors import DeploymentFailed
 from infra.engine.props import is_secret
-from tests.infra.engine.bench import Bench, Thing
+from tests.infra.engine.bench import Bench, Group, Thing
 
 
 def _file_text(bench: Bench) -> str:
@@ -162,3 +162,18 @@ def test_a_preview_shows_replacements_and_deletes(bench: Bench) -> None:
 
 def _ignore(*resources: pulumi.Resource) -> None:
     """A program is a statement; resources register by being made."""
+
+
+def test_a_component_does_not_see_the_outputs_it_registered_last_time(bench: Bench) -> None:
+    # They may refer to resources that this run has not registered yet, and may be out of date.
+    seen: list[object] = []
+
+    def program() -> None:
+        group = Group("g", serial=None)
+        group.serial.apply(seen.append)  # type: ignore[attr-defined]
+        group.register_outputs({"serial": Thing("a").serial})
+
+    bench.up(program)
+    bench.up(program)
+    assert bench.resources()["g"].outputs == {"serial": "a#1"}
+    assert seen == [None, None]
