@@ -41,14 +41,14 @@ def latency(context: Context) -> Result:
     paths = _paths(context)
     if OVERLAY not in paths:
         return not_shown(f"the agent reaches no echo service on UDP port {ports.ECHO}")
-    per_round = 100 if context.quick else 300
+    per_round = 100 if context.quick or context.has_shaping else 300
     samples: dict[str, list[float]] = {path: [] for path in paths}
     lost = dict.fromkeys(paths, 0)
     for number in range(_ROUNDS + 1):
         for path, target in paths.items():
             seen = context.probe(
                 context.agent_place, "udp-rtt", "--target", target, "--size", 64, "--count", per_round,
-                "--interval-ms", 1, timeout_s=per_round * 1.1 + 20,
+                "--interval-ms", 1, "--timeout-s", 0.4, timeout_s=per_round * 1.1 + 20,
             )  # fmt: skip
             if number:  # the first round warms caches and is dropped
                 samples[path] += seen["rtt_us"]

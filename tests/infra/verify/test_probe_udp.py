@@ -89,22 +89,10 @@ def test_a_late_answer_is_lost_but_not_altered(capsys: pytest.CaptureFixture[str
 
 def test_tries_repair_loss_and_say_so(capsys: pytest.CaptureFixture[str]) -> None:
     with echo_server(lambda data, number: None if number % 2 == 0 else data) as target:
-        result = run(
-            capsys,
-            "udp-echo",
-            "--target",
-            target,
-            "--sizes",
-            "32",
-            "--count",
-            "5",
-            "--timeout-s",
-            "0.1",
-            "--tries",
-            "3",
-        )
-    assert (result["equal"], result["lost"]) == (5, 0)
-    assert result["sizes"][0]["repeated"] == 5  # type: ignore[index]
+        options = ("--sizes", "32", "--count", "3", "--timeout-s", "0.5", "--tries", "3", "--window", "1")
+        result = run(capsys, "udp-echo", "--target", target, *options)
+    assert (result["equal"], result["lost"]) == (3, 0)
+    assert result["sizes"][0]["repeated"] == 3  # type: ignore[index]
 
 
 def test_payloads_differ_by_sequence_even_at_one_byte() -> None:
