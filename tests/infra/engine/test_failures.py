@@ -322,3 +322,23 @@ def test_what_waits_for_its_turn_when_interrupted_is_not_begun(bench: Bench) -> 
         workspace.up()
     assert len(bench.cloud.calls) == 1
     assert len(bench.resources()) == 1
+
+
+def test_a_rename_that_stops_half_way_leaves_a_consistent_state(bench: Bench) -> None:
+    def before() -> None:
+        Thing("b", of=Thing("a").serial)
+
+    def after() -> None:
+        new = Thing("new", ResourceOptions(aliases=[pulumi.Alias(name="a")]))
+        bad = Thing("bad", ResourceOptions(depends_on=[new]))
+        Thing("b", ResourceOptions(depends_on=[bad]), of=new.serial)
+
+    bench.up(before)
+    bench.cloud.failing["create", "bad"] = "no"
+    with pytest.raises(DeploymentFailed):
+        bench.up(after)
+    state = bench.resources()
+    assert state["b"].dependencies == [state["new"].urn]
+    bench.cloud.failing.clear()
+    bench.up(after)
+    assert bench.cloud.calls == [("create", "bad")]

@@ -166,11 +166,11 @@ def test_transforms_of_resource_parent_and_stack_run_in_this_order(bench: Bench)
         group = Group("g", ResourceOptions(transforms=[marks("p")]))
         Thing("a", ResourceOptions(parent=group, transforms=[marks("o")]))
         Thing("b")
+        Thing("c", ResourceOptions(parent=Group("h", ResourceOptions(parent=group, transforms=[marks("q")]))))
 
     bench.up(program)
-    assert {name: item.inputs.get("mark") for name, item in bench.resources().items()} == {
-        "g": None, "a": "ops", "b": "s",
-    }  # fmt: skip
+    found = {name: item.inputs.get("mark") for name, item in bench.resources().items()}
+    assert found == {"g": None, "a": "ops", "b": "s", "h": None, "c": "qps"}
 
 
 def test_a_transform_can_change_options(bench: Bench) -> None:
