@@ -26,8 +26,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if LAB_TESTS in item.path.parents:
             item.add_marker("lab")
-    rung = detect().rung
-    missing = {Rung.ROOT: (), Rung.ROOTLESS: ("root",), Rung.LOOPBACK: ("root", "lab")}[rung]
+    found = detect()
+    missing = {Rung.ROOT: set(), Rung.ROOTLESS: {"root"}, Rung.LOOPBACK: {"root", "lab"}}[found.rung]
+    missing |= set() if found.tun else {"tun"}
     dropped = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
     if dropped:
         _left_out[f"they need a better rung of the lab than {_why()}"] = len(dropped)
@@ -45,4 +46,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def _why() -> str:
     found = detect()
-    return f"{found.rung.value} ({'; '.join(found.reasons) or 'nothing better was tried'})"
+    return f"{found.rung.value} ({'; '.join(found.reasons) or 'the best there is'}; TUN {'yes' if found.tun else 'no'})"

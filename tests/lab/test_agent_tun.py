@@ -15,7 +15,7 @@ from tests.support.netns import in_new_namespace
 from tests.support.overlay import AGENT_IP, ECHO, ECHO_IP, ECHO_PORT, HTTP_IP, HTTP_PORT, Overlay, eventually
 from ztna.io.tun import TunDevice
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.tun]
 
 IP_MTU_DISCOVER, PMTUDISC_DO, IP_MTU, IP_RECVERR = 10, 2, 14, 11
 MTU = 1308 - 2 - len(ECHO)

@@ -27,7 +27,7 @@ from ztna.proto.gateway_types import (
     SocketError,
 )
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.tun]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.support.netns import in_new_namespace
 from ztna.io.tun import TunDevice, TunError, open_device, tun_available
 from ztna.proto import packet as ip
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.tun]
 
 AGENT, SERVICE = "100.64.1.1", "100.64.0.100"
 
