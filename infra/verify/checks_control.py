@@ -106,6 +106,9 @@ def _nat_class(context: Context, name: str) -> Result:
     nat = context.place(name).nat
     if nat is None:
         return not_shown(f"place {name!r} has no NAT in front of it")
+    if nat.udp_blocked:
+        blocked = doctor(context, name).get("udp_blocked") is True
+        return judged(blocked, "UDP blocked" if blocked else "UDP passes", "UDP blocked, and doctor says so")
     report = doctor(context, name).get("nat") or {}
     mapping, filtering = str(report.get("mapping", "unknown")), str(report.get("filtering", "unknown"))
     seen = NatObservation(

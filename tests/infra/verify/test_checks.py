@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from infra.verify.context import Context, Finished, VerifyError, parse_probe
 from infra.verify.model import Report, Status
 from infra.verify.runner import Progress, run_verify
 from infra.verify.status import read_status
-from tests.infra.verify.synthetic import FakePlaces, context, outputs
+from tests.infra.verify.synthetic import NAT, FakePlaces, context, outputs, place
 
 REGISTERED = {"echo-service": {"state": "registered"}, "http-app": {"state": "registered"}}
 
@@ -99,6 +100,13 @@ def test_the_nat_must_classify_as_configured(mapping: str, status: Status) -> No
     result = checks_control.agent_nat(context({"doctor": doctor}))
     assert result.status is status
     assert result.nat[0].mapping == mapping
+
+
+@pytest.mark.parametrize(("blocked", "status"), [(True, Status.PASSED), (False, Status.FAILED)])
+def test_a_blocked_nat_must_be_called_so(blocked: bool, status: Status) -> None:
+    stack = context({"doctor": {"udp_blocked": blocked}})
+    stack.outputs.places["agent"] = place("agent", "172.21.0.10", 9092, replace(NAT, udp_blocked=True))
+    assert checks_control.agent_nat(stack).status is status
 
 
 def test_a_place_without_nat_is_not_shown() -> None:
