@@ -66,7 +66,7 @@ processes() { # Processes that carry the run's mark or run from the clone.
 
 cd "$root" || exit 2
 git clone --quiet "$root" "$clone" && cd "$clone" || exit 2
-echo "acceptance: commit $(git rev-parse --short HEAD), seed $SEED, log $log"
+echo "acceptance: commit $(git rev-parse --short HEAD), seed $SEED, log $log, load $(cut -d" " -f1 /proc/loadavg) on $(nproc) CPUs"
 outside >"$folder/before"
 
 timed "make up on a fresh clone" "$UP_LIMIT_S" make up
@@ -81,7 +81,7 @@ gone "namespaces" bash -c "ip netns list | grep -F 'ztna.$run.'"
 gone "processes" processes
 gone "mounts" grep -F "$run" /proc/mounts
 gone "files of the run" ls -d "/run/ztna-lab/$run"
-gone "nft tables, links, routes, mounts outside" bash -c "diff '$folder/before' <($(declare -f outside); outside) | grep '^>' | grep -v ' /run/netns'"
+gone "tables, links, routes, mounts" bash -c "diff '$folder/before' <($(declare -f outside); outside) | grep '^>' | grep -v ' /run/netns'"
 
 printf '\n| %-46s | %-6s | %7s | %5s |\n|---|---|---:|---:|\n%s' "step" "result" "seconds" "limit" "$rows"
 exit "$failed"

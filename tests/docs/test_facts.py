@@ -15,6 +15,7 @@ from infra import cli
 from infra.cli_common import EXIT_CODES
 from infra.lab.nat import PRESETS
 from infra.lab.rungs import Rung
+from infra.verify.checks import CHECKS
 from tests.docs.pages import EVERY_PAGE, PAGES, ROOT, anchors, codes, links, tables
 from ztna import cli as roles
 
@@ -105,6 +106,13 @@ def test_rules_of_security_are_complete_and_their_tests_exist() -> None:
         for test in named:
             file, _, name = test.partition("::")
             assert name in functions(ROOT / "tests" / file), test
+
+
+def test_the_sample_in_the_readme_is_a_complete_pass() -> None:
+    block = (ROOT / "README.md").read_text().split("<!-- verify:begin -->")[1].split("<!-- verify:end -->")[0]
+    lines = block.strip().splitlines()[1:-1]
+    assert [line[: len(check.title)] for line, check in zip(lines, CHECKS, strict=True)] == [c.title for c in CHECKS]
+    assert all(re.search(r"  ?passed ", line) for line in lines)
 
 
 def test_dependencies_are_those_of_the_project() -> None:
