@@ -31,9 +31,11 @@ def lossy_body(bed: Bed, *, quick: bool) -> tuple[list[Row], dict[str, Any]]:
 
 def relay_gap(bed: Bed, *, quick: bool) -> tuple[list[Row], dict[str, Any]]:
     """SIGKILL the relay, start it after a second; the time from its socket being there to the first echo."""
-    seconds = 12.0 if quick else 20.0
+    seconds = 20.0
     target = bed.target(ECHO, "udp", ports.ECHO)
-    watch = bed.start_probe(AGENT, "udp-watch", "--target", target, "--interval-ms", 10, "--seconds", seconds)
+    watch = bed.start_probe(
+        AGENT, "udp-watch", "--target", target, "--interval-ms", 10, "--seconds", seconds, "--settle-s", 1
+    )
     try:
         time.sleep(1.0)
         bed.kill(RELAY)

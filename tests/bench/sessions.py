@@ -72,7 +72,7 @@ def memory(bed: Bed, *, quick: bool) -> tuple[list[Row], dict[str, Any]]:
 
 def cpu_with_idle(bed: Bed, *, quick: bool) -> tuple[list[Row], dict[str, Any]]:
     """CPU of the intermediate per relayed packet with 0 and with 1000 idle sessions, in alternating rounds."""
-    rounds, seconds = (2, 1.5) if quick else (4, 3.0)
+    rounds, seconds = (1, 2.0) if quick else (4, 3.0)
     spent: dict[int, list[float]] = {0: [], 1000: []}
     for number in range(rounds):
         for count in spent:
