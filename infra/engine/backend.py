@@ -109,6 +109,14 @@ class StackFile:
         latest = (data.get("checkpoint") or {}).get("latest")
         return latest if isinstance(latest, dict) else {}
 
+    def has_resources(self) -> bool:
+        """Whether the state names any resource or unfinished operation; an unreadable state counts as one that does."""
+        try:
+            latest = self.read() or {}
+        except StateError:
+            return True
+        return bool(latest.get("resources") or latest.get("pending_operations"))
+
     def write_text(self, deployment_text: str) -> None:
         """Writes a deployment given as JSON text.
 

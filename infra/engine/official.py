@@ -25,6 +25,9 @@ from infra.engine.plugins import EXEC
 from infra.engine.project import Project, read_yaml
 from infra.engine.urn import name_of
 
+OFFICIAL = "official"
+"""The file backend's directory, below the directory of the embedded engine's state."""
+
 _PHASES = {
     "resourcePreEvent": Phase.STARTED,
     "resOutputsEvent": Phase.FINISHED,
@@ -50,7 +53,7 @@ class OfficialCli:
         self, project: Project, stack: str, state_dir: Path, passphrase: str, emit: EventSink, parallel: int
     ) -> None:
         self._project, self._stack, self._emit, self._parallel = project, stack, emit, parallel
-        self._root = state_dir / "official"
+        self._root = state_dir / OFFICIAL
         self._work = self._root / "work" / project.name
         self._config = self._work / f"Pulumi.{stack}.yaml"
         self._file = StackFile(self._root, project.name, stack)

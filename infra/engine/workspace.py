@@ -12,7 +12,7 @@ from typing import Any, Literal
 from infra.engine.backend import StackFile
 from infra.engine.errors import CliError, StateError
 from infra.engine.events import Diagnostic, EventSink, Severity, discard
-from infra.engine.official import OfficialCli, is_available
+from infra.engine.official import OFFICIAL, OfficialCli, is_available
 from infra.engine.operation import Adapters, Operation, Options, Result, read_outputs
 from infra.engine.project import Project, load
 from infra.engine.props import plain
@@ -20,6 +20,7 @@ from infra.engine.secrets import Crypter, find_passphrase
 from infra.engine.stackconfig import StackConfigFile
 from infra.engine.state import VERSION, Deployment, deployment_from_json, deployment_to_json, salt_of
 
+Engine = Literal["embedded", "pulumi"]
 EngineChoice = Literal["auto", "embedded", "pulumi"]
 CANCEL_WAIT_S = 60.0
 
@@ -30,13 +31,14 @@ class Workspace:
     Args:
         project_dir: the directory of Pulumi.yaml.
         stack: the stack's name.
-        engine: `embedded`, `pulumi` (the official CLI), or `auto`: the official one if it is on PATH.
+        engine: `embedded`, `pulumi` (the official CLI), or `auto`: the one that has the stack's resources, and for a
+            stack that has none the official one if it is on PATH.
         on_event: gets every event, from several threads, one at a time.
         state_dir: where state, lock and passphrase are kept; `.ztna` in the project by default.
 
     Raises:
         ProjectError: there is no usable project.
-        CliError: the official CLI is asked for and not there.
+        CliError: the official CLI is asked for, or has the stack's resources, and is not there.
     """
 
     def __init__(
@@ -54,12 +56,13 @@ class Workspace:
         self.project: Project = load(root)
         self.stack = stack
         self.state_dir = state_dir or root / ".ztna"
-        self.engine = choose_engine(engine)
+        self._file = StackFile(self.state_dir, self.project.name, stack)
+        self._official_file = StackFile(self.state_dir / OFFICIAL, self.project.name, stack)
+        self.engine = choose_engine(engine, self._holder())
         self._on_event = on_event
         self._event_lock = threading.Lock()
         self._options = options or Options()
         self._adapters = adapters or Adapters()
-        self._file = StackFile(self.state_dir, self.project.name, stack)
         self._passphrase = ""
         self._operation: Operation | OfficialCli | None = None
 
@@ -85,7 +88,19 @@ class Workspace:
         """Deletes everything the stack has made. A stack that was never up has nothing to delete."""
         return self._operate("destroy")
 
+    def _holder(self) -> Engine | None:
+        """The engine whose state names resources of this stack; the embedded one if both do."""
+        if self._file.has_resources():
+            return "embedded"
+        return "pulumi" if self._official_file.has_resources() else None
+
     def _operate(self, verb: str) -> Result:
+        holder = self._holder()
+        if holder not in (None, self.engine):
+            raise StateError(
+                f"stack {self.stack!r} was brought up by the other engine ({holder}); two states would fight over it",
+                f"Use --engine {holder}, or first: ztna destroy --stack {self.stack} --engine {holder}",
+            )
         run: Callable[[], Result]
         operation: Operation | OfficialCli
         config, passphrase = self.config.load(), self._secret()
@@ -187,17 +202,17 @@ class Workspace:
             self._on_event(event)
 
 
-def choose_engine(engine: EngineChoice) -> Literal["embedded", "pulumi"]:
-    """Which engine a choice means on this machine.
+def choose_engine(engine: EngineChoice, holder: Engine | None = None) -> Engine:
+    """Which engine a choice means on this machine for a stack whose resources `holder` has.
 
     Raises:
-        CliError: the official CLI is asked for by name and is not on PATH.
+        CliError: the official CLI is needed and is not on PATH.
     """
-    if engine == "pulumi" and not is_available():
-        raise CliError("the official pulumi CLI is not on PATH", "Install it, or use --engine embedded.")
-    if engine == "auto":
-        return "pulumi" if is_available() else "embedded"
-    return engine
+    chosen = engine if engine != "auto" else holder or ("pulumi" if is_available() else "embedded")
+    if chosen == "pulumi" and not is_available():
+        why = "is asked for" if engine == "pulumi" else "brought this stack up"
+        raise CliError(f"the official pulumi CLI {why} and is not on PATH", "Install it, or use --engine embedded.")
+    return chosen
 
 
 @contextmanager
