@@ -1,6 +1,7 @@
 """Hostile traffic to every open port of every role: all live on, memory stays bounded, counters explain each drop."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -26,7 +27,7 @@ _OUTCOMES = re.compile(
 
 @pytest.fixture(scope="module")
 def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
-    with Bed("fuzz-ports", tmp_path_factory.mktemp("fuzz"), agents=(AGENT, "fuzzer")) as bed:
+    with Bed(f"fuzz-ports-{os.getpid()}", tmp_path_factory.mktemp("fuzz"), agents=(AGENT, "fuzzer")) as bed:
         bed.path("fuzzer.json").write_text(json.dumps(bed.agent_profile("fuzzer")))
         yield bed
 

@@ -1,6 +1,7 @@
 """Twenty agents on one connector with three services: every echo comes back to its own agent."""
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -26,7 +27,7 @@ SERVICES = tuple(
 @pytest.mark.lab
 @pytest.mark.timeout(180)
 def test_no_packet_of_20000_reaches_another_agent(tmp_path: Path) -> None:
-    bed = Bed("many-agents", tmp_path, services=SERVICES, agents=AGENTS, run_agent=False)
+    bed = Bed(f"many-agents-{os.getpid()}", tmp_path, services=SERVICES, agents=AGENTS, run_agent=False)
     with bed:
         spec = {
             "bind": bed.address(AGENT),
