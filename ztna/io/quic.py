@@ -5,7 +5,7 @@
               -> on_batch_end (the core's commands) -> packets of dirty connections -> one send_batch
 
 Nothing a peer sends raises past this module: each packet has its own exception barrier, and a connection that keeps
-failing is abandoned. Only the modules ztna.io.quic* know aioquic.
+failing is abandoned.
 """
 
 import asyncio
@@ -38,12 +38,12 @@ from ztna.io.udp import Address, Datagram, UdpSocket
 
 MAX_ERRORS_PER_CONNECTION = 8
 SEND_CHUNK = 256
+MAX_ROUNDS = 4
 # A packet after such a pause is acknowledged at once: waiting for more would cost a timer and another wake-up.
 SPARSE_S = 0.02
 
 
-def _ignore(*_: object) -> None:
-    """Default callback."""
+def _ignore(*_: object) -> None: ...
 
 
 class QuicEndpoint:
@@ -114,13 +114,13 @@ class QuicEndpoint:
 
     @property
     def peers(self) -> list[Peer]:
-        """All connections not yet forgotten, also those in their closing period."""
+        """All connections, also those in their closing period."""
         return self._table.peers()
 
     @property
     def established_count(self) -> int:
-        """Connections past their handshake and not closing."""
-        return sum(1 for peer in self._table.peers() if peer.established and not peer.closed)
+        """Handshake complete, not closing."""
+        return self._table.established_count
 
     @property
     def half_open_count(self) -> int:
@@ -186,7 +186,8 @@ class QuicEndpoint:
             peer.handshake_deadline = deadline
             self._acceptor.opened(peer)
         if peer.closed:
-            self._repeat_close(peer)
+            self.counters.dropped_closed += 1
+            self._outgoing.extend((packet, peer.address) for packet in peer.repeated_close())
             return
         try:
             peer.connection.receive_datagram(data, address, now)
@@ -207,13 +208,6 @@ class QuicEndpoint:
         peer.errors += 1
         if peer.errors >= MAX_ERRORS_PER_CONNECTION or not peer.established:
             self._abandon(peer, f"internal error: {exc!r}")
-
-    def _repeat_close(self, peer: Peer) -> None:
-        """Answer packets of a peer that missed our close, ever more rarely (RFC 9000 s10.2.1)."""
-        self.counters.dropped_closed += 1
-        peer.received_while_closed += 1
-        if peer.received_while_closed & (peer.received_while_closed - 1) == 0:
-            self._outgoing.extend((data, peer.address) for data in peer.close_datagrams)
 
     def _drain_events(self, peer: Peer, now: float) -> None:
         """Hand the connection's events up in order; nothing before authentication, nothing after close began."""
@@ -359,18 +353,27 @@ class QuicEndpoint:
 
     def _transmit(self, now: float) -> None:
         self._in_batch = True
-        rounds = 0
-        while self._dirty and rounds < 4:
-            # Building packets may end a connection, whose event may make another one dirty.
+        # Building packets may end a connection, whose event may make another one dirty.
+        for _ in range(MAX_ROUNDS):
             dirty, self._dirty = self._dirty, []
-            rounds += 1
-            for peer in dirty:
-                peer.dirty = False
-                self._build(peer, now)
+            rest: list[Peer] = []
+            if len(dirty) > 1:
+                # What is relayed waits for nobody's acknowledgement.
+                rest = [peer for peer in dirty if not peer.connection.datagrams_waiting]
+                dirty = [peer for peer in dirty if peer.connection.datagrams_waiting]
+            self._send_packets(dirty, now)
+            self._send_packets(rest, now)
+            if not self._dirty:
+                break
+        self._in_batch = False
+
+    def _send_packets(self, peers: list[Peer], now: float) -> None:
+        for peer in peers:
+            peer.dirty = False
+            self._build(peer, now)
         if self._outgoing:
             outgoing, self._outgoing = self._outgoing, []
             self.udp.send_batch(outgoing)
-        self._in_batch = False
 
     def _build(self, peer: Peer, now: float) -> None:
         """Append the peer's packets to the outgoing batch and set its timer."""

@@ -135,6 +135,11 @@ class Peer:
             self.connection.close(error_code=code, frame_type=0 if transport else None, reason_phrase=reason)
             self._owner.end_peer(self)
 
+    def repeated_close(self) -> list[bytes]:
+        """The close frame's packets again for a peer that missed them, ever more rarely (RFC 9000 s10.2.1)."""
+        self.received_while_closed += 1
+        return [] if self.received_while_closed & (self.received_while_closed - 1) else self.close_datagrams
+
     @property
     def max_datagram_payload(self) -> int:
         """Largest DATAGRAM payload in bytes that can be sent to this peer now; 0 before the handshake told us."""

@@ -30,6 +30,11 @@ class PeerTable:
         """All connections, also those in their closing period."""
         return list(self._peers.values())
 
+    @property
+    def established_count(self) -> int:
+        """Connections past their handshake and not closing."""
+        return sum(1 for peer in self._peers.values() if peer.established and not peer.closed)
+
     def find(self, data: bytes) -> Peer | None:
         """The connection a packet is for: all our connection IDs have one length (RFC 9000 s17)."""
         if data[0] & 0x80:
