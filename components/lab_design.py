@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,7 +35,6 @@ ECHO_SERVICE: Final = "echo-service"
 HTTP_SERVICE: Final = "http-app"
 FOREIGN: Final = "foreign-connector"
 SERVER_NAME: Final = "ztna-server"
-METRICS_ADDR: Final = "127.0.0.1"
 LOOPBACK_SOURCE: Final = "127.0.0.1"
 
 
@@ -88,7 +88,10 @@ class LabDesign:
     def intermediate_files(self) -> dict[str, str]:
         """The intermediate's files but its certificates."""
         config = wiring.intermediate_config(
-            self.stack, self.relay, log_level=self.config.log_level, metrics_addr=METRICS_ADDR
+            self.stack,
+            self.relay,
+            log_level=self.config.log_level,
+            metrics_addr=metrics_addr(self.rung, self.plan.relay),
         )
         policy = wiring.policy(self.services, [self.agent], [self.connector])
         return {"intermediate.json": json.dumps(config, indent=1), "policy.json": json.dumps(policy, indent=1)}
@@ -97,10 +100,11 @@ class LabDesign:
         """The connector's files but its certificates."""
         return {"connector.json": json.dumps(self.connector_config(self.connector.name), indent=1)}
 
-    def ready_path(self, place: str) -> str:
+    def ready_url(self, place: str) -> str:
         """Return what a role must answer to count as created: usable, or just alive behind a NAT that blocks UDP."""
-        nat = {topo.CONNECTOR: self.connector_nat, topo.AGENT: self.agent_nat}[place]
-        return "/healthz" if nat is not None and nat.udp_blocked else "/readyz"
+        found = self.places()[place]
+        alive = found.nat is not None and found.nat.udp_blocked
+        return (found.status_url or "").removesuffix("/status") + ("/healthz" if alive else "/readyz")
 
     def connector_config(self, name: str) -> dict[str, Any]:
         """The content of connector.json for a connector of this name."""
@@ -111,7 +115,7 @@ class LabDesign:
             self.services,
             bind_addr=str(self.plan.connector) if self.rung is Rung.LOOPBACK else "0.0.0.0",
             log_level=self.config.log_level,
-            metrics_addr=METRICS_ADDR,
+            metrics_addr=metrics_addr(self.rung, self.plan.connector),
         )
 
     def agent_config(self) -> dict[str, Any]:
@@ -122,7 +126,7 @@ class LabDesign:
             self.relay,
             self.services,
             log_level=self.config.log_level,
-            metrics_addr=METRICS_ADDR,
+            metrics_addr=metrics_addr(self.rung, self.plan.agent),
         )
 
     def places(self) -> dict[str, Place]:
@@ -130,9 +134,9 @@ class LabDesign:
         # On loopback an unbound socket has this source address, whatever the address it sends to (RFC 1122 s3.2.1.3).
         agent = LOOPBACK_SOURCE if self.rung is Rung.LOOPBACK else self.plan.agent
         roles = (
-            (topo.RELAY, "intermediate", self.plan.relay, None),
-            (topo.CONNECTOR, "connector", self.plan.connector, self.connector_nat),
-            (topo.AGENT, "agent", agent, self.agent_nat),
+            (topo.RELAY, "intermediate", self.plan.relay, self.relay.metrics_url, None),
+            (topo.CONNECTOR, "connector", self.plan.connector, self.connector.metrics_url, self.connector_nat),
+            (topo.AGENT, "agent", agent, self.agent.metrics_url, self.agent_nat),
         )
         found = {
             name: Place(
@@ -142,10 +146,10 @@ class LabDesign:
                 controls={verb: self._lab(verb, name, kind) for verb in ("start", "stop", "kill", "restart")},
                 logs={kind: str(self.site.log_path(name, kind))},
                 config_path=str(self.site.files_dir(name, kind) / f"{kind}.json"),
-                status_url=f"http://{METRICS_ADDR}:{ports.METRICS[kind]}/status",
+                status_url=(metrics or "").removesuffix("/metrics") + "/status",
                 nat=nat,
             )
-            for name, kind, address, nat in roles
+            for name, kind, address, metrics, nat in roles
         }
         found[topo.BACKEND] = Place(
             kind="backend",
@@ -198,10 +202,13 @@ def design(stack: str, config: LabConfig, project: Path) -> LabDesign:
         detection=detection,
         plan=plan,
         topology=topo.lab_topology(config, plan),
-        relay=_relay(plan),
+        relay=_relay(detection.rung, plan),
         services=services,
         connector=ConnectorOutput(
-            name=topo.CONNECTOR, services=granted, place=topo.CONNECTOR, metrics_url=_metrics("connector")
+            name=topo.CONNECTOR,
+            services=granted,
+            place=topo.CONNECTOR,
+            metrics_url=_metrics("connector", metrics_addr(detection.rung, plan.connector)),
         ),
         agent=AgentOutput(
             name=topo.AGENT,
@@ -210,7 +217,7 @@ def design(stack: str, config: LabConfig, project: Path) -> LabDesign:
             mode="tun" if detection.tun else "user",
             forwards={} if detection.tun else wiring.user_forwards(services, str(plan.agent)),
             place=topo.AGENT,
-            metrics_url=_metrics("agent"),
+            metrics_url=_metrics("agent", metrics_addr(detection.rung, plan.agent)),
         ),
         agent_nat=topo.nat_output(topo.AGENT_NAT, config.agent_nat, str(plan.agent_outside)) if has_nats else None,
         release=source_digest(),
@@ -220,7 +227,12 @@ def design(stack: str, config: LabConfig, project: Path) -> LabDesign:
     )
 
 
-def _relay(plan: LabPlan) -> RelayEndpoint:
+def metrics_addr(rung: Rung, host: IPv4Address) -> str:
+    """Where a role answers HTTP: its host's own loopback; without namespaces, the host's address in 127/8."""
+    return str(host) if rung is Rung.LOOPBACK else "127.0.0.1"
+
+
+def _relay(rung: Rung, plan: LabPlan) -> RelayEndpoint:
     return RelayEndpoint(
         name=topo.RELAY,
         host=str(plan.relay),
@@ -228,7 +240,7 @@ def _relay(plan: LabPlan) -> RelayEndpoint:
         server_name=SERVER_NAME,
         alternate_host=str(plan.relay_alternate),
         alternate_port=ports.STUN_ALTERNATE,
-        metrics_url=_metrics("intermediate"),
+        metrics_url=_metrics("intermediate", metrics_addr(rung, plan.relay)),
         place=topo.RELAY,
     )
 
@@ -258,5 +270,5 @@ def _services(plan: LabPlan, addresses: Mapping[str, str]) -> tuple[ServiceOutpu
     )
 
 
-def _metrics(role: str) -> str:
-    return f"http://{METRICS_ADDR}:{ports.METRICS[role]}/metrics"
+def _metrics(role: str, address: str) -> str:
+    return f"http://{address}:{ports.METRICS[role]}/metrics"

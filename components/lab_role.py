@@ -7,7 +7,7 @@ import pulumi
 
 from components.lab_process import PYTHON, LabProcess, ProcessArgs
 from components.lab_runtime import LabSite
-from infra import naming, ports
+from infra import naming
 from infra.wiring import STATE_DIR
 
 READY_TIMEOUT_S = 20.0
@@ -21,7 +21,7 @@ class LabRoleArgs:
         role: intermediate, connector or agent.
         files: its files by name, `ROLE.json` among them.
         reload: names of files that it reads again on SIGHUP; another change restarts it.
-        ready_path: the HTTP path that answers 200 once it is usable.
+        ready_url: what answers 200 once it is usable, asked from inside the host.
         release: the version of the overlay's code; another one restarts it.
         after: what must be there before it starts, its host among it.
     """
@@ -31,8 +31,8 @@ class LabRoleArgs:
     role: str
     files: Mapping[str, pulumi.Input[str]]
     release: str
+    ready_url: str
     reload: tuple[str, ...] = ()
-    ready_path: str = "/readyz"
     after: tuple[pulumi.Resource, ...] = ()
 
 
@@ -54,7 +54,7 @@ class LabRole(pulumi.ComponentResource):
                 name=args.role,
                 argv=(PYTHON, "-m", "ztna", args.role, "--config", f"{STATE_DIR}/{args.role}.json"),
                 files=args.files,
-                ready_url=f"http://127.0.0.1:{ports.METRICS[args.role]}{args.ready_path}",
+                ready_url=args.ready_url,
                 ready_timeout_s=READY_TIMEOUT_S,
                 reload=args.reload,
                 release=args.release,

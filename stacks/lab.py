@@ -42,6 +42,7 @@ def program() -> pulumi.Output[StackOutputs]:
             release=lab.release,
             files={**pki.files(RELAY), **lab.intermediate_files()},
             reload=("cert.pem", "key.pem", "ca.pem", "policy.json"),
+            ready_url=lab.ready_url(RELAY),
             after=(network,),
         ),
     )
@@ -53,7 +54,7 @@ def program() -> pulumi.Output[StackOutputs]:
             role="connector",
             release=lab.release,
             files={**pki.files(CONNECTOR), **lab.connector_files()},
-            ready_path=lab.ready_path(CONNECTOR),
+            ready_url=lab.ready_url(CONNECTOR),
             after=(network, relay, echo, httpbin),
         ),
     )
@@ -65,7 +66,7 @@ def program() -> pulumi.Output[StackOutputs]:
             role="agent",
             release=lab.release,
             files={"agent.json": agent_profile},
-            ready_path=lab.ready_path(AGENT),
+            ready_url=lab.ready_url(AGENT),
             after=(network, relay, connector),
         ),
     )

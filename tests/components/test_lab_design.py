@@ -62,11 +62,15 @@ def test_on_loopback_there_are_no_nats_and_it_says_so(monkeypatch: pytest.Monkey
         f"lab {RUN!r} on the loopback rung\n  not better because root: not running as root\n  No NATs."
     )
     assert json.loads(made.connector_files()["connector.json"])["bind_addr"] == "127.22.0.10"
+    assert json.loads(made.intermediate_files()["intermediate.json"])["metrics_addr"] == "127.20.0.2"
+    assert outputs.places["relay"].status_url == "http://127.20.0.2:9090/status"
+    assert made.ready_url("agent") == "http://127.21.0.10:9092/readyz"
 
 
 def test_behind_a_nat_that_blocks_udp_alive_is_all_that_a_role_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     made = lab(monkeypatch, agent="udp-blocked")
-    assert (made.ready_path("agent"), made.ready_path("connector")) == ("/healthz", "/readyz")
+    assert made.ready_url("agent") == "http://127.0.0.1:9092/healthz"
+    assert made.ready_url("connector") == "http://127.0.0.1:9091/readyz"
     outputs = made.outputs(ca_pem="CA", profile="{}", probes={})
     assert outputs.expected_paths[0].path == "none"
 
