@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _exec(arguments: argparse.Namespace) -> int:
+    from infra.lab.errors import tool_environment
     from infra.lab.runtime import Lab
 
     argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
@@ -46,7 +47,7 @@ def _exec(arguments: argparse.Namespace) -> int:
         return 2
     command = [*Lab(arguments.run).exec_prefix(arguments.host), *argv]
     try:
-        os.execvp(command[0], command)  # noqa: S606 - a list, no shell
+        os.execvpe(command[0], command, tool_environment())  # noqa: S606 - a list, no shell
     except OSError as error:
         print(f"cannot run {command[0]!r}: {error.strerror}", file=sys.stderr)
         return 127

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.lab.errors import LabError, require_tool
+from infra.lab.errors import LabError, require_tool, tool_environment
 from infra.lab.plan import PREFIX
 from infra.lab.process import MARK, is_alive, start_time
 
@@ -68,7 +68,9 @@ class Place:
             LabError: it failed; carries the command's own words.
         """
         require_tool(argv[0])
-        done = subprocess.run([*self.prefix, *argv], input=stdin, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*self.prefix, *argv], input=stdin, env=tool_environment(), capture_output=True, text=True, check=False
+        )
         if done.returncode != 0:
             raise LabError(_failure(argv, done.stderr))
         return done.stdout
@@ -88,7 +90,12 @@ class Place:
         for namespace, text in scripts.items():
             argv = [*self.prefix, *self.quick(namespace), "sh", "-e"]
             process = subprocess.Popen(
-                argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=tool_environment(),
+                text=True,
             )
             started.append((namespace, text, process))
         failures = []
@@ -136,7 +143,7 @@ def start_holder(folder: Path) -> tuple[int, int]:
             stdout=subprocess.PIPE,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, MARK: str(folder)},
+            env={**tool_environment(), MARK: str(folder)},
         )
     assert process.stdout is not None
     with process.stdout as output:

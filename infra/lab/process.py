@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.lab.errors import LabError
+from infra.lab.errors import LabError, tool_environment
 
 # What a daemon inherits; the spawner's secrets (a deployment tool holds a passphrase) are not among it.
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "VIRTUAL_ENV")
@@ -75,7 +75,8 @@ def launch(
     Raises:
         LabError: the first word of argv cannot be run, or the log cannot be written.
     """
-    full_env = {key: os.environ[key] for key in _INHERITED if key in os.environ} | dict(env) | {MARK: str(run_dir)}
+    ours = tool_environment()
+    full_env = {key: ours[key] for key in _INHERITED if key in ours} | dict(env) | {MARK: str(run_dir)}
     command = list(argv) if cwd is None else ["env", "-C", cwd, *argv]
     try:
         log_path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from enum import StrEnum
 
-from infra.lab.errors import LabError, require_tool
+from infra.lab.errors import LabError, require_tool, tool_environment
 
 
 class Rung(StrEnum):
@@ -89,7 +89,12 @@ def _trouble(rung: Rung) -> str | None:
     # Rootless `ip netns` needs a place of its own to keep names in.
     script = _PROBE if rung is Rung.ROOT else f"mount -t tmpfs tmpfs /run && mkdir /run/netns\n{_PROBE}"
     probe = subprocess.run(
-        ["unshare", *flags, "sh", "-c", script], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        ["unshare", *flags, "sh", "-c", script],
+        stdin=subprocess.DEVNULL,
+        env=tool_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return None if probe.returncode == 0 else (probe.stderr.strip().splitlines() or ["refused by the kernel"])[-1]
 

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from infra.lab import build, nodes, shaping, state
-from infra.lab.errors import LabError
+from infra.lab.errors import LabError, tool_environment
 from infra.lab.netns import Place, start_holder
 from infra.lab.plan import namespace
 from infra.lab.process import ProcessInfo, ProcessStatus, is_alive, launch, send_signal, start_time, stop_all, wait_gone
@@ -213,7 +213,9 @@ class Lab:
         """
         command = [*self.exec_prefix(host), *argv]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+            done = subprocess.run(
+                command, env=tool_environment(), capture_output=True, text=True, timeout=timeout_s, check=False
+            )
         except subprocess.TimeoutExpired:
             raise LabError(f"{' '.join(argv)} in {host} took longer than {timeout_s} s") from None
         if check and done.returncode != 0:

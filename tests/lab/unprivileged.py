@@ -39,7 +39,8 @@ def command(program: str, state: Path) -> list[str]:
     environment = {
         "HOME": "/",
         "ZTNA_LAB_STATE": str(state),
-        "PATH": os.environ["PATH"],
+        # What Debian gives an ordinary user: nothing of sbin, where ip and nft may be.
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
         "PYTHONPATH": str(_REPOSITORY),
     }
     words = [f"{key}={value}" for key, value in environment.items()]
