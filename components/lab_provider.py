@@ -6,6 +6,7 @@ making and recording loses nothing.
 `diff` also looks at the machine: what has vanished is an update, so that the next `up` heals it without a refresh.
 """
 
+import contextlib
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -45,9 +46,15 @@ class LabProvider(ResourceProvider):
         )
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Make the thing, or adopt it."""
+        """Make the thing, or adopt it. What could be made only in part is removed: no state would know of it."""
         values = plain(props)
-        return CreateResult(resource_id(values), {**values, **self.ensure(values, None)})
+        try:
+            made = self.ensure(values, None)
+        except Exception:
+            with contextlib.suppress(Exception):
+                self.remove(values)
+            raise
+        return CreateResult(resource_id(values), {**values, **made})
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Change the thing in place; make it when it has vanished."""

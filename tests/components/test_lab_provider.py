@@ -53,6 +53,18 @@ def test_creating_gives_inputs_and_computed_outputs_under_an_id_that_names_it() 
     assert result.outs == {"run": "r", "rung": "root", "name": "cup", "size": 2, "place": 1}
 
 
+def test_what_could_be_made_only_in_part_is_removed_again() -> None:
+    class Narrow(Shelf):
+        def ensure(self, props: dict[str, Any], olds: dict[str, Any] | None) -> dict[str, Any]:
+            super().ensure(props, olds)
+            raise OSError("the shelf bends")
+
+    shelf = Narrow()
+    with pytest.raises(OSError, match="bends"):
+        shelf.create(PROPS)
+    assert shelf.things == {}
+
+
 def test_creating_again_adopts_what_is_there() -> None:
     shelf = Shelf()
     assert shelf.create(PROPS).id == shelf.create(PROPS).id
