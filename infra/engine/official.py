@@ -125,8 +125,6 @@ class OfficialCli:
 
     def _prepare(self) -> None:
         """Makes backend, stack and the copy of the configuration, and clears locks that dead processes left."""
-        write_durably(self._work / "Pulumi.yaml", yaml.safe_dump({"name": self._project.name, "runtime": "python"}))
-        (self._root / ".pulumi").mkdir(parents=True, exist_ok=True)
         if not self._exists():
             self._call("stack", "init", self._stack, "--no-select", "--non-interactive", cwd=self._work)
         salt = read_yaml(self._config).get("encryptionsalt")
@@ -137,6 +135,11 @@ class OfficialCli:
         self._clear_dead_locks()
 
     def _exists(self) -> bool:
+        """Whether the CLI's backend has the stack, also one made without us (`pulumi up` in the project)."""
+        project = self._work / "Pulumi.yaml"
+        if not project.exists():
+            write_durably(project, yaml.safe_dump({"name": self._project.name, "runtime": "python"}))
+        (self._root / ".pulumi").mkdir(parents=True, exist_ok=True)
         listed = json.loads(self._call("stack", "ls", "--json", cwd=self._work))
         return any(item["name"].rsplit("/", 1)[-1] == self._stack for item in listed)
 
@@ -172,12 +175,12 @@ class OfficialCli:
     def cancel(self, wait_s: float) -> str:
         """Stops a run of ours, and clears the CLI's locks on the stack."""
         said = self._file.cancel(wait_s)
-        if self._work.exists() and self._exists():
+        if self._exists():
             self._call("cancel", "--yes", "--stack", self._stack, cwd=self._work)
         return said
 
     def _stateful(self, *arguments: str) -> str:
-        if not self._work.exists() or not self._exists():
+        if not self._exists():
             raise StateError(f"stack {self._stack!r} has no state under the official CLI", "Run `ztna up` first.")
         return self._call(*arguments, cwd=self._work)
 
