@@ -87,8 +87,6 @@ class QuicEndpoint:
         self._acceptor = Acceptor(self.counters, lambda *datagram: self._outgoing.append(datagram), self._abandon)
         self.set_server(server)
 
-    # use
-
     def start(self) -> None:
         """Begin to receive."""
         self.udp.start(self._loop, self._on_batch)
@@ -138,8 +136,7 @@ class QuicEndpoint:
         """Forget all connections without telling them, and close the socket."""
         self._timers.close()
         self.udp.close()
-        self._table = PeerTable()
-        self._dirty.clear()
+        self._table, self._dirty = PeerTable(), []
 
     async def drain(self, code: int, reason: str, timeout_s: float) -> None:
         """Stop accepting, close every connection, and wait for the closing periods, at most `timeout_s`."""
@@ -290,8 +287,7 @@ class QuicEndpoint:
         self._acceptor.settled(peer)
         event = peer.connection.close_event
         code, reason = (event.error_code, event.reason_phrase) if event is not None else (0, "")
-        if reason == "Idle timeout":
-            code, reason = 0, "idle timeout"
+        code, reason = (0, "idle timeout") if reason == "Idle timeout" else (code, reason)
         if peer.established or peer.is_client:
             self._deliver.event(peer, Closed(code, reason, by_peer=peer.connection.closed_by_peer))
 
@@ -304,7 +300,7 @@ class QuicEndpoint:
         self._acceptor.settled(peer)
         self._table.forget(peer)
         self._timers.discard(peer)
-        if not len(self._table) and self._all_gone is not None:
+        if self._all_gone is not None and not len(self._table):
             self._all_gone.set()
 
     # timers and sending
