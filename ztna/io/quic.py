@@ -36,10 +36,8 @@ from ztna.io.quic_types import (
 )
 from ztna.io.udp import Address, Datagram, UdpSocket
 
-MAX_ERRORS_PER_CONNECTION = 8
-SEND_CHUNK = 256
-MAX_ROUNDS = 4
-# A packet after such a pause is acknowledged at once: waiting for more would cost a timer and another wake-up.
+MAX_ERRORS_PER_CONNECTION, SEND_CHUNK, MAX_ROUNDS = 8, 256, 4
+# A keepalive after such a pause is acknowledged at once: a timer for it would cost another wake-up.
 SPARSE_S = 0.02
 
 
@@ -191,11 +189,14 @@ class QuicEndpoint:
         except Exception as exc:
             self._failed(peer, exc)
             return
-        if now - peer.received_at > SPARSE_S:
-            peer.connection.acknowledge_now(now)
-        peer.received_at = now
+        carried = peer.datagrams_received
         self.mark_dirty(peer)
         self._drain_events(peer, now)
+        if peer.datagrams_received == carried and now - peer.received_at > SPARSE_S:
+            peer.connection.acknowledge_now(now)
+        else:
+            peer.connection.pace_acknowledgements(now)
+        peer.received_at = now
 
     def _failed(self, peer: Peer, exc: Exception) -> None:
         """A packet broke aioquic: that packet is lost; a connection that breaks it repeatedly is given up."""

@@ -52,6 +52,10 @@ from ztna.io.quic_parts import (
 )
 from ztna.io.quic_types import ConnectionLimits, QuicCounters
 
+ACK_DELAY_S: Final = 0.005
+"""Later than most answers: with aioquic's 1 ms the acknowledgement is built while the answer waits for the CPU."""
+
+ACK_EVERY: Final = 4
 BLACK_HOLE_LOSSES: Final = 4
 BLACK_HOLE_S: Final = 0.25
 
@@ -88,6 +92,8 @@ class GuardedConnection(QuicConnection):
         self.datagrams_dropped_size = 0
         self.datagrams_dropped_closed = 0
         self.stream_bytes_refused = 0
+        self._ack_delay = ACK_DELAY_S
+        self._unacknowledged = 0
         self._logger = SILENT  # type: ignore[assignment]
         self._loss._logger = None
         self._loss._pacer = BatchPacer(max_datagram_size=MIN_UDP_PAYLOAD)
@@ -183,6 +189,16 @@ class GuardedConnection(QuicConnection):
         if self._state not in END_STATES and self._close_event is None:
             self._close_event = events.ConnectionTerminated(QuicErrorCode.NO_ERROR, 0, reason)
             self._close_end()
+
+    def pace_acknowledgements(self, now: float) -> None:
+        """After a packet was received: a bulk sender's window must not wait for the timer (RFC 9000 s13.2.2)."""
+        if self._spaces[tls.Epoch.ONE_RTT].ack_at is None:
+            self._unacknowledged = 0
+            return
+        self._unacknowledged += 1
+        if self._unacknowledged >= ACK_EVERY:
+            self._unacknowledged = 0
+            self.acknowledge_now(now)
 
     def acknowledge_now(self, now: float) -> None:
         """Send the acknowledgement that is due with the next packets, not by a timer of its own."""

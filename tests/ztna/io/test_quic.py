@@ -10,6 +10,7 @@ from aioquic.quic.connection import QuicConnection
 from tests.support.certs import issue
 from tests.ztna.io.quic_rig import Nat, Node, Pki, nodes
 from ztna.io.certs import verify_server
+from ztna.io.quic_connection import ACK_DELAY_S, ACK_EVERY
 from ztna.io.quic_parts import FRAME_TABLE, random_cid
 from ztna.io.quic_types import (
     AddressChanged,
@@ -307,3 +308,21 @@ def test_frame_table_matches_aioquics_own() -> None:
     settings = Pki().client_settings()
     handlers = QuicConnection(configuration=client_configuration(settings))._QuicConnection__frame_handlers  # type: ignore[attr-defined]
     assert {kind: (method.__name__, epochs) for kind, (method, epochs) in handlers.items()} == FRAME_TABLE
+
+
+async def test_bulk_is_acknowledged_by_count_and_a_single_packet_later(pki: Pki) -> None:
+    server, client = Node(pki.server_settings()), Node()
+    with nodes(server, client):
+        client.connect(server, pki.client_settings(pki.agent))
+        await server.seen.first(Connected)
+        connection = server.seen.peers(Connected)[0].connection
+        space = connection._spaces[tls.Epoch.ONE_RTT]
+        now = client.endpoint._clock()
+        space.ack_at = None
+        connection.pace_acknowledgements(now)
+        space.ack_at = now + ACK_DELAY_S
+        for _ in range(ACK_EVERY - 1):
+            connection.pace_acknowledgements(now)
+            assert space.ack_at > now
+        connection.pace_acknowledgements(now)
+        assert space.ack_at == now
