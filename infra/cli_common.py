@@ -36,7 +36,7 @@ EXIT_CODES: Final = {
     ExitCode.OK: "done",
     ExitCode.FAILED: "an operation or a check failed; what was done is recorded, the same command goes on from there",
     ExitCode.USAGE: "wrong usage, or verify could not run at all",
-    ExitCode.CONFIG: "a configuration key, the project file or an encrypted value is missing or bad",
+    ExitCode.CONFIG: "project file, configuration or an encrypted value is missing or bad (1 if the program says so)",
     ExitCode.NO_STACK: "the stack is not up, or has no such place",
     ExitCode.LOCKED: "another operation on the stack is running",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C); nothing was left half-done",
