@@ -37,8 +37,6 @@ from ztna.io.quic_types import (
 from ztna.io.udp import Address, Datagram, UdpSocket
 
 MAX_ERRORS_PER_CONNECTION, SEND_CHUNK, MAX_ROUNDS = 8, 256, 4
-# A keepalive after such a pause is acknowledged at once: a timer for it would cost another wake-up.
-SPARSE_S = 0.02
 
 
 def _ignore(*_: object) -> None: ...
@@ -192,11 +190,11 @@ class QuicEndpoint:
         carried = peer.datagrams_received
         self.mark_dirty(peer)
         self._drain_events(peer, now)
-        if peer.datagrams_received == carried and now - peer.received_at > SPARSE_S:
+        if peer.datagrams_received == carried:
+            # A keepalive, a size probe, a stream: no answer will come for it, and its sender waits.
             peer.connection.acknowledge_now(now)
         else:
             peer.connection.pace_acknowledgements(now)
-        peer.received_at = now
 
     def _failed(self, peer: Peer, exc: Exception) -> None:
         """A packet broke aioquic: that packet is lost; a connection that breaks it repeatedly is given up."""

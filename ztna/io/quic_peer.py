@@ -53,7 +53,6 @@ class Peer:
         "keepalive_s",
         "probe_at",
         "probes_failed",
-        "received_at",
         "received_while_closed",
         "timer_at",
         "timer_entries",
@@ -82,7 +81,6 @@ class Peer:
         self.half_open_source: str | None = None
         self.cids: list[bytes] = []
         self.close_datagrams: list[bytes] = []
-        self.received_at = 0.0
         self.received_while_closed = 0
         self.connection = connection
         self.datagrams_received = 0
