@@ -246,11 +246,15 @@ def test_other_namespaces_and_longer_names_are_left_alone(lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     ("then", "number"),
-    [("raise RuntimeError", None), ("time.sleep(60)", signal.SIGINT), ("time.sleep(60)", signal.SIGKILL)],
+    [
+        ("time.sleep(1); raise RuntimeError", None),
+        ("time.sleep(60)", signal.SIGINT),
+        ("time.sleep(60)", signal.SIGKILL),
+    ],
     ids=["an error", "Ctrl-C", "kill -9 and the next run"],
 )
 def test_nothing_is_left_after(clean: None, then: str, number: int | None) -> None:
-    owner = start_owner(then)
+    owner = start_owner(then)  # it lives for a second at least, so that what it started can be looked at
     pid = sleeper_pid()
     started = start_time(pid)
     assert started is not None
