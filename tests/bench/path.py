@@ -46,6 +46,23 @@ def round_trips(bed: Bed, *, quick: bool) -> tuple[list[Row], dict[str, Any]]:
     return rows, raw
 
 
+def pings(bed: Bed, *, quick: bool) -> tuple[list[Row], dict[str, Any]]:
+    """ICMP echo through the overlay and beside it, by iputils' ping, from ten packets in 0.1 s to one a second."""
+    rows, raw = [], {}
+    targets = {"overlay": ECHO.virtual_ip, "raw": bed.address(BACKEND)}
+    for interval, count in ((0.01, 300), (0.05, 100)) if quick else ((0.01, 500), (0.05, 200), (0.2, 60), (1.0, 20)):
+        samples = {path: bed.ping(AGENT, address, count, interval) for path, address in targets.items()}
+        overlay, plain = samples["overlay"], samples["raw"]
+        every = f"one per {interval * 1000:g} ms"
+        rows += [
+            limited("Ping", f"p50, {every}", _ms(median(overlay)), "ms", at_most=_P50_LIMIT_MS,
+                    baseline=_ms(median(plain)), note=f"{len(overlay)} of {count} answered"),
+            Row("Ping", f"p99, {every}", _ms(percentile(overlay, 99)), "ms", _ms(percentile(plain, 99))),
+        ]  # fmt: skip
+        raw[f"{interval:g}"] = {"overlay_ms": overlay, "raw_ms": plain}
+    return rows, raw
+
+
 def _ms(value: float) -> float | None:
     return None if value != value else round(value, 4)
 

@@ -19,6 +19,7 @@ Group = Callable[..., tuple[list[Row], dict[str, Any]]]
 
 PLAIN: dict[str, Group] = {
     "round-trip": path.round_trips,
+    "ping": path.pings,
     "throughput": path.delivered,
     "cpu": path.cpu_per_packet,
     "memory": sessions.memory,

@@ -8,6 +8,7 @@ beside plain UDP between the very same hosts.
 import datetime as dt
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -317,6 +318,14 @@ class Bed:
         if self.agent_mode == "user":
             return self.agent_output(self.agents[0]).forwards[wiring.forward_key(service.id, protocol, port)]
         return f"{service.virtual_ip}:{port}"
+
+    def ping(self, host: str, address: str, count: int, interval_s: float) -> list[float]:
+        """Round-trip times in ms of those of `count` echo requests that were answered, by iputils' ping."""
+        if self.agent_mode != "tun":
+            raise BedError("ping needs the agent's TUN device, which this rung does not have")
+        argv = ["ping", "-n", "-c", str(count), "-i", f"{interval_s:g}", "-W", "2", address]
+        done = self.lab.run(host, argv, timeout_s=count * interval_s + 10, check=False)
+        return [float(ms) for ms in re.findall(r"time=([0-9.]+) ms", done.stdout)]
 
     def cpu_s(self, role: str) -> float:
         """CPU seconds (user and system) that the role's process has used so far."""

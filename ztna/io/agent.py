@@ -20,7 +20,7 @@ from ztna.io.logs import Logger
 from ztna.io.metrics import Sample, counters_of
 from ztna.io.quic_types import ConnectionLimits
 from ztna.io.tun import MAX_BATCH_PACKETS, MIN_MTU_BYTES, TunDevice, tun_available
-from ztna.io.udp import Address, UdpSocket
+from ztna.io.udp import PAUSE_S, Address, UdpSocket
 from ztna.io.uplink import Uplink
 from ztna.io.user_mode import UserMode, parse_forward
 from ztna.proto.agent import AgentControl
@@ -186,6 +186,7 @@ class TunSide:
         self._agent = agent
         self._device = device
         self._paused = False
+        self._asked_at = 0.0
 
     def start(self) -> None:
         """Read packets of the kernel from now on."""
@@ -223,8 +224,11 @@ class TunSide:
     def _readable(self) -> None:
         """Read until the device is empty or the DATAGRAM queue is full, then transmit once."""
         agent, uplink, device = self._agent, self._agent.uplink, self._device
-        for _ in range(READ_ROUNDS):
-            wanted = min(uplink.room, MAX_BATCH_PACKETS)
+        asked, self._asked_at = self._asked_at, agent.clock()
+        # After a pause there is one packet: send it before asking for another (the loop calls again at once).
+        alone = self._asked_at - asked > PAUSE_S
+        for _ in range(1 if alone else READ_ROUNDS):
+            wanted = min(uplink.room, 1 if alone else MAX_BATCH_PACKETS)
             batch = device.read_batch(wanted)
             agent.send_packets(batch)
             if len(batch) < wanted or not batch:

@@ -29,7 +29,6 @@ from ztna.io.quic_types import (
     Closed,
     Connected,
     PeerEvent,
-    PeerRejected,
     QuicCounters,
     ServerSettings,
     StreamReceived,
@@ -145,8 +144,6 @@ class QuicEndpoint:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._all_gone.wait(), timeout_s)
 
-    # receive
-
     def _on_batch(self, batch: list[Datagram]) -> None:
         now = self._clock()
         self._in_batch = True
@@ -183,13 +180,17 @@ class QuicEndpoint:
             self._outgoing.extend((packet, peer.address) for packet in peer.repeated_close())
             return
         try:
-            peer.connection.receive_datagram(data, address, now)
+            frames = peer.connection.receive(data, address, now)
         except Exception as exc:
             self._failed(peer, exc)
             return
         carried = peer.datagrams_received
         self.mark_dirty(peer)
-        self._drain_events(peer, now)
+        if frames is None:
+            self._drain_events(peer, now)
+        else:
+            for frame in frames:
+                self._datagram(peer, frame)
         if peer.datagrams_received == carried:
             # A keepalive, a size probe, a stream: no answer will come for it, and its sender waits.
             peer.connection.acknowledge_now(now)
@@ -210,10 +211,7 @@ class QuicEndpoint:
         connection = peer.connection
         while (event := connection.next_event()) is not None:
             if isinstance(event, events.DatagramFrameReceived):
-                if peer.established and not peer.closed:
-                    peer.datagrams_received += 1
-                    peer.datagram_bytes_received += len(event.data)
-                    self._deliver.datagram(peer, event.data)
+                self._datagram(peer, event.data)
             elif isinstance(event, events.StreamDataReceived):
                 connection.consumed(len(event.data))
                 if peer.established and not peer.closed:
@@ -236,6 +234,12 @@ class QuicEndpoint:
         elif peer.established:
             self._after_receive(peer, now)
 
+    def _datagram(self, peer: Peer, data: bytes) -> None:
+        if peer.established and not peer.closed:
+            peer.datagrams_received += 1
+            peer.datagram_bytes_received += len(data)
+            self._deliver.datagram(peer, data)
+
     def _after_receive(self, peer: Peer, now: float) -> None:
         connection = peer.connection
         if not peer.trimmed and connection.is_confirmed:
@@ -249,29 +253,14 @@ class QuicEndpoint:
 
     def _handshake_completed(self, peer: Peer, event: events.HandshakeCompleted, now: float) -> None:
         peer.handshake_deadline = math.inf
-        chain = peer.connection.peer_certificate_chain()
-        judge, peer.judge = peer.judge, None
         self._acceptor.settled(peer)
-        try:
-            peer.identity = judge(chain) if judge is not None else None
-        except PeerRejected as exc:
-            self.counters.rejected_certificates += 1
-            self._deliver.problem("certificate", exc)
-            peer.close(exc.code, exc.reason, transport=True)
-            return
-        except Exception as exc:
-            self.counters.handler_errors += 1
-            self._deliver.problem("authenticate", exc)
-            peer.close(0x01, "certificate not judged", transport=True)
+        if not peer.authenticate(self.counters, self._deliver.problem):
             return
         peer.established = True
-        peer.certificates = chain
         self.counters.established += 1
         if peer.keepalive_s is not None:
             peer.keepalive_at = now + peer.keepalive_s
         self._deliver.event(peer, Connected(event.alpn_protocol or ""))
-
-    # life of a connection
 
     def end_peer(self, peer: Peer) -> None:
         """The connection began to close: nothing of it is delivered any more but this."""
@@ -302,8 +291,6 @@ class QuicEndpoint:
         if self._all_gone is not None and not len(self._table):
             self._all_gone.set()
 
-    # timers and sending
-
     def mark_dirty(self, peer: Peer) -> None:
         """Build the peer's packets at the end of this batch, or in the loop's next turn."""
         if not peer.dirty:
@@ -315,7 +302,9 @@ class QuicEndpoint:
 
     def flush_peer(self, peer: Peer) -> None:
         """Build the peer's packets now: its queue would overflow before the batch ends."""
-        self._build(peer, self._clock())
+        now = self._clock()
+        self._build(peer, now)
+        self._built(peer, now)
 
     def _on_timer(self, peer: Peer, now: float) -> None:
         self._in_batch = True
@@ -369,16 +358,18 @@ class QuicEndpoint:
         if self._outgoing:
             outgoing, self._outgoing = self._outgoing, []
             self.udp.send_batch(outgoing)
+        # Only now: a packet does not wait for the reckoning of timers.
+        for peer in peers:
+            self._built(peer, now)
 
     def _build(self, peer: Peer, now: float) -> None:
-        """Append the peer's packets to the outgoing batch and set its timer."""
+        """Append the peer's packets to the outgoing batch."""
         connection = peer.connection
         outgoing = self._outgoing
         try:
             packets = connection.datagrams_to_send(now)
             if peer.probe_at <= now:
                 packets += self._sizes.probe(peer, now)
-            timer = connection.get_timer()
         except Exception as exc:
             self._failed(peer, exc)
             return
@@ -389,10 +380,18 @@ class QuicEndpoint:
             if len(outgoing) >= SEND_CHUNK:
                 self.udp.send_batch(outgoing)
                 outgoing.clear()
+
+    def _built(self, peer: Peer, now: float) -> None:
+        """After a peer's packets were built: hand up what that brought about, and set its timer."""
+        connection = peer.connection
         if connection.has_events:
             self._drain_events(peer, now)
         if peer in self._table:
-            due = timer if timer is not None else math.inf
+            try:
+                due = connection.get_timer() or math.inf
+            except Exception as exc:
+                self._failed(peer, exc)
+                return
             if not peer.closed:
                 due = min(due, peer.handshake_deadline, peer.keepalive_at, peer.probe_at, connection.black_hole_at)
             self._timers.arm(peer, due)

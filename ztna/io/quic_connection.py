@@ -10,30 +10,16 @@ Different from `aioquic.quic.connection.QuicConnection` (checked against 1.7.2; 
 - UDP payloads start at 1200 bytes and grow only after a padded probe was acknowledged (RFC 8899).
 """
 
-import math
 import os
-from collections import deque
-from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 from aioquic import tls
 from aioquic._buffer import Buffer
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import (
-    END_STATES,
-    QuicConnection,
-    QuicConnectionId,
-    QuicConnectionState,
-)
-from aioquic.quic.packet import (
-    QuicErrorCode,
-    QuicFrameType,
-    QuicPacketType,
-    pull_quic_transport_parameters,
-)
-from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, QuicPacketBuilderStop
+from aioquic.quic.connection import END_STATES, QuicConnectionId, QuicConnectionState
+from aioquic.quic.packet import QuicErrorCode, pull_quic_transport_parameters
+from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -46,24 +32,19 @@ from ztna.io.quic_parts import (
     SILENT,
     BatchPacer,
     FrameHandlers,
-    SizeAwareReno,
     SpentTls,
     random_cid,
 )
+from ztna.io.quic_payload import SizedConnection
 from ztna.io.quic_types import ConnectionLimits, QuicCounters
 
 ACK_DELAY_S: Final = 0.005
 """Later than most answers: with aioquic's 1 ms the acknowledgement is built while the answer waits for the CPU."""
 
 ACK_EVERY: Final = 4
-BLACK_HOLE_LOSSES: Final = 4
-BLACK_HOLE_S: Final = 0.25
-
-_SHORT_HEADER_OVERHEAD: Final = 1 + 2 + 16 + 3
-"""First byte, packet number, AEAD tag, DATAGRAM frame type and length; the peer's CID comes on top."""
 
 
-class GuardedConnection(QuicConnection):
+class GuardedConnection(SizedConnection):
     """One QUIC connection behind our guards. The five sans-IO verbs are aioquic's own."""
 
     def __init__(
@@ -106,11 +87,6 @@ class GuardedConnection(QuicConnection):
         self._local_max_streams_uni.value = self._local_max_streams_uni.sent = limits.max_streams_uni
 
     # state
-
-    @property
-    def is_ended(self) -> bool:
-        """Closing, draining or terminated: nothing of this connection may act any more."""
-        return self._close_pending or self._close_event is not None or self._state in END_STATES
 
     @property
     def close_event(self) -> events.ConnectionTerminated | None:
@@ -163,19 +139,6 @@ class GuardedConnection(QuicConnection):
         """The largest 1-RTT packet number that the peer has acknowledged so far."""
         return int(self._spaces[tls.Epoch.ONE_RTT].largest_acked_packet)
 
-    @property
-    def _congestion(self) -> SizeAwareReno:
-        assert isinstance(self._loss._cc, SizeAwareReno)
-        return self._loss._cc
-
-    @property
-    def black_hole_at(self) -> float:
-        """When to conclude that the path swallows large packets unless one passes before; mostly infinity."""
-        congestion = self._congestion
-        if congestion.large_lost < BLACK_HOLE_LOSSES or not congestion.small_passed:
-            return math.inf
-        return congestion.large_lost_since + BLACK_HOLE_S
-
     def peer_certificate_chain(self) -> list[bytes]:
         """DER of the peer's certificate and what came with it, leaf first; empty if none. Gone after `trim`."""
         context = self.tls
@@ -207,14 +170,6 @@ class GuardedConnection(QuicConnection):
             space.ack_at = now
 
     # DATAGRAM frames
-
-    @property
-    def max_datagram_payload(self) -> int:
-        """Largest DATAGRAM payload in bytes that fits one packet to this peer now; 0 if the peer takes none."""
-        frame_limit = self._remote_max_datagram_frame_size or 0
-        packet = min(self._max_datagram_size, self._remote_max_udp_payload)
-        fits = packet - _SHORT_HEADER_OVERHEAD - len(self._peer_cid.cid)
-        return max(0, min(fits, frame_limit - 3))
 
     @property
     def datagrams_waiting(self) -> int:
@@ -271,6 +226,7 @@ class GuardedConnection(QuicConnection):
 
     def consumed(self, size: int) -> None:
         """Count stream bytes handed to the application; the connection window slides by them."""
+        self._settled = False
         self._consumed_stream_bytes += size
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
@@ -344,66 +300,4 @@ class GuardedConnection(QuicConnection):
         self._cryptos_initial = dict.fromkeys(self._cryptos_initial, DEAD_CRYPTO)
         self._peer_token = b""
         self._remote_version_information = None
-
-    # size of UDP payloads
-
-    @property
-    def udp_payload_bytes(self) -> int:
-        """Largest UDP payload this connection sends now."""
-        return self._max_datagram_size
-
-    def wants_size_probe(self) -> bool:
-        """Whether a larger UDP payload than the current one is allowed and not being tried already."""
-        target = min(self.limits.max_udp_payload_bytes, self._remote_max_udp_payload)
-        idle = self._handshake_confirmed and not self._probing_size and not self.is_ended
-        return idle and self._max_datagram_size < target
-
-    def size_probe(self, now: float, on_result: Callable[[bool], None]) -> list[tuple[bytes, Any]]:
-        """Build a PING padded to the wanted size; `on_result(True)` when it is acknowledged (RFC 8899 s4.1)."""
-        target = min(self.limits.max_udp_payload_bytes, self._remote_max_udp_payload)
-        path = self._network_paths[0]
-        if not path.is_validated:
-            return []
-        builder = QuicPacketBuilder(
-            host_cid=self.host_cid,
-            is_client=self._is_client,
-            max_datagram_size=target,
-            packet_number=self._packet_number,
-            peer_cid=self._peer_cid.cid,
-            spin_bit=self._spin_bit,
-            version=self._version or 1,
-        )
-        try:
-            builder.start_packet(QuicPacketType.ONE_RTT, self._cryptos[tls.Epoch.ONE_RTT])
-            handler = partial(self._on_size_probe, target=target, on_result=on_result)
-            buf = builder.start_frame(QuicFrameType.PING, capacity=1, handler=handler)
-            buf.push_bytes(bytes(builder.remaining_buffer_space))
-        except QuicPacketBuilderStop:
-            return []
-        self._probing_size = True
-        return self._flush_builder(builder=builder, network_path=path, peer_cid=self._peer_cid.cid, now=now)
-
-    def _on_size_probe(self, delivery: QuicDeliveryState, *, target: int, on_result: Callable[[bool], None]) -> None:
-        self._probing_size = False
-        acknowledged = delivery == QuicDeliveryState.ACKED
-        if acknowledged:
-            self._set_udp_payload(target)
-        on_result(acknowledged)
-
-    def shrink_udp_payload(self) -> bool:
-        """Fall back to 1200 bytes after a suspected black hole, dropping queued DATAGRAMs too large for that."""
-        if self._max_datagram_size <= MIN_UDP_PAYLOAD:
-            return False
-        self._set_udp_payload(MIN_UDP_PAYLOAD)
-        limit = self.max_datagram_payload
-        kept = deque(data for data in self._datagrams_pending if len(data) <= limit)
-        dropped = len(self._datagrams_pending) - len(kept)
-        self.datagrams_dropped_size += dropped
-        self._totals.dropped_frame_size += dropped
-        self._datagrams_pending = kept
-        return True
-
-    def _set_udp_payload(self, size: int) -> None:
-        self._max_datagram_size = size
-        self._loss._pacer._max_datagram_size = size
-        self._congestion.set_payload(size)
+        self._plain = True

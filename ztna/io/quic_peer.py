@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from ztna.io.quic_timer import Entry
-from ztna.io.quic_types import PeerCounters
+from ztna.io.quic_types import PeerCounters, PeerRejected, QuicCounters
 from ztna.io.udp import Address
 
 if TYPE_CHECKING:
@@ -92,6 +92,24 @@ class Peer:
     def __repr__(self) -> str:
         state = "closed" if self.closed else "established" if self.established else "handshake"
         return f"Peer({self.conn_id}, {state})"
+
+    def authenticate(self, counters: QuicCounters, problem: Callable[[str, Exception], None]) -> bool:
+        """Judge the certificates of a complete handshake, once; False if the connection is closed for them."""
+        self.certificates = self.connection.peer_certificate_chain()
+        judge, self.judge = self.judge, None
+        try:
+            self.identity = judge(self.certificates) if judge is not None else None
+        except PeerRejected as exc:
+            counters.rejected_certificates += 1
+            problem("certificate", exc)
+            self.close(exc.code, exc.reason, transport=True)
+            return False
+        except Exception as exc:
+            counters.handler_errors += 1
+            problem("authenticate", exc)
+            self.close(0x01, "certificate not judged", transport=True)
+            return False
+        return True
 
     def send_datagram(self, data: bytes) -> bool:
         """Queue one DATAGRAM for the end of the batch. False if over `max_datagram_payload` or closing (counted)."""
