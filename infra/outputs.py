@@ -126,8 +126,36 @@ class ExpectedPath:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PathPrediction:
+    """The path that a service's traffic can take, by what is declared: for peers behind each class of NAT.
+
+    `peer_nat` names the class by its mapping and filtering (RFC 4787), or `none`.
+    """
+
+    service: str
+    connector: str
+    peer_nat: str
+    path: PathKind
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SshAccess:
+    """A host that its administrators reach by SSH. `host_key` is the one line that its key must equal, as known_hosts."""
+
+    host: str
+    port: int
+    user: str
+    host_key: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StackOutputs:
-    """Everything a stack promises; `rung` is `cloud` outside the lab. `probes` are secret profiles for refusals."""
+    """Everything a stack promises; `rung` is `cloud` outside the lab. `probes` are secret profiles for refusals.
+
+    `agent_files` holds the files of each agent by name (agent.json, agent.env, agent.plist, agent.mobileconfig), and
+    `ssh_private_keys` the generated key of each host of `ssh`; both are secret.
+    """
 
     stack: str
     run: str
@@ -143,6 +171,10 @@ class StackOutputs:
     limits: tuple[str, ...] = ()
     topology: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    expected_path: tuple[PathPrediction, ...] = ()
+    ssh: tuple[SshAccess, ...] = ()
+    agent_files: dict[str, dict[str, str]] = field(default_factory=dict)
+    ssh_private_keys: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def service(self, service_id: str) -> ServiceOutput:
@@ -162,12 +194,12 @@ class StackOutputs:
             raise OutputsError(f"stack {self.stack!r} has no place {name!r}; its places: {known}") from None
 
 
-SECRET_KEYS: Final = ("profiles", "probes")
+SECRET_KEYS: Final = ("profiles", "probes", "agent_files", "ssh_private_keys")
 """Exports that hold private keys."""
 
 EXPORT_KEYS: Final = (
     "schema_version",
-    *(name for name in StackOutputs.__dataclass_fields__ if name not in {"schema_version", "probes"}),
+    *(name for name in StackOutputs.__dataclass_fields__ if name not in {"schema_version", *SECRET_KEYS}),
     *SECRET_KEYS,
 )
 
@@ -195,6 +227,9 @@ def from_exports(exports: Mapping[str, Any]) -> StackOutputs:
         )
     profiles = _shown(values.pop("profiles", None))
     values["probes"] = _shown(values.get("probes"))
+    values["ssh_private_keys"] = _shown(values.get("ssh_private_keys"))
+    files = values.get("agent_files")
+    values["agent_files"] = {str(k): _shown(v) for k, v in files.items()} if isinstance(files, dict) else {}
     values["agents"] = [
         {**agent, "profile": profiles.get(agent.get("name"), "")} for agent in values.get("agents") or []
     ]
