@@ -2,7 +2,7 @@
 
 import json
 from difflib import get_close_matches
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -16,17 +16,15 @@ from infra.cli_common import (
     print_json,
     user_errors,
 )
-from infra.config import LAB_KEYS, Key
-
-KEYS: Final[dict[str, tuple[Key, ...]]] = {"lab": LAB_KEYS}
-"""The keys of each stack, under the namespace of its name."""
+from infra.config import Key
+from infra.config_tables import CONFIG_KEYS
 
 app = typer.Typer(help="Read and write the configuration of a stack (Pulumi.STACK.yaml).", no_args_is_help=True)
 
 
 def known_keys(stack: str) -> dict[str, Key]:
     """Return a stack's keys by full name, `namespace:name`."""
-    return {f"{stack}:{key.name}": key for key in KEYS.get(stack, ())}
+    return {f"{stack}:{key.name}": key for key in CONFIG_KEYS.get(stack, ())}
 
 
 def complete_key(ctx: typer.Context) -> list[tuple[str, str]]:
@@ -111,8 +109,8 @@ def remove_value(key: KeyArgument, stack: StackOption = "lab", engine: EngineOpt
 
 
 def _structured(key: str, value: str) -> Any:
-    """Return an object as such, so that the file shows it as YAML; any other text as it is."""
-    if not value.lstrip().startswith("{"):
+    """Return an object or a list as such, so that the file shows it as YAML; any other text as it is."""
+    if not value.lstrip().startswith(("{", "[")):
         return value
     try:
         return json.loads(value)

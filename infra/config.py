@@ -69,10 +69,15 @@ class LinkSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PkiSettings:
-    """The stack's certificates: another generation makes all of them anew; validity of leaves in days."""
+    """The stack's certificates: another generation makes all of them anew; validity of leaves in days.
+
+    While `overlap` is not "none", the CA of generation - 1 stays trusted beside the one of `generation`: "agents" gives
+    agents the new generation and leaves servers on the old one, "all" gives it to everybody (docs/security.md).
+    """
 
     generation: int = 1
     leaf_days: int = 90
+    overlap: str = "none"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,6 +147,11 @@ class Reader:
         self._source = source
         self._keys = {key.name: key for key in keys}
 
+    @property
+    def namespace(self) -> str:
+        """The namespace of the keys: the stack's name."""
+        return self._source.name
+
     def text(self, name: str) -> str:
         """Return the text of a key or its default. Raises ConfigError when it is required and missing."""
         key = self._keys[name]
@@ -164,7 +174,7 @@ class Reader:
 
     def _remedy(self, key: Key) -> str:
         namespace = self._source.name
-        quoted = f"'{key.example}'" if key.example.startswith("{") else key.example
+        quoted = f"'{key.example}'" if key.example.startswith(("{", "[")) else key.example
         path = f"{namespace}:{key.name}"
         return (
             f"Add to Pulumi.{namespace}.yaml:\n  config:\n    {path}: {key.example}\n"

@@ -7,6 +7,7 @@ import hashlib
 import re
 from pathlib import Path
 
+PROJECT = "ztna"
 TYPE_PREFIX = "ztna:components"
 _LABEL = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
 
@@ -28,6 +29,24 @@ def run_name(stack: str, project: Path) -> str:
     """
     digest = hashlib.sha256(str(project.resolve()).encode()).hexdigest()[:6]
     return f"{stack[:25].rstrip('-')}-{digest}"
+
+
+def tags(stack: str, run: str, component: str) -> dict[str, str]:
+    """Return the tags of a cloud resource: `project`, `stack`, `run`, `component`, each a label.
+
+    Raises:
+        ValueError: a value is not usable as a name.
+    """
+    values = {"project": PROJECT, "stack": stack, "run": run, "component": component}
+    return {key: check_label(value, key) for key, value in values.items()}
+
+
+def tag_list(stack: str, run: str, component: str) -> list[str]:
+    """Return the same tags as DigitalOcean takes them: `key:value`, of letters, digits, `:`, `-` and `_`.
+
+    Source: https://docs.digitalocean.com/reference/api/digitalocean/#tag/Tags
+    """
+    return [f"{key}:{value}" for key, value in tags(stack, run, component).items()]
 
 
 def spiffe_id(stack: str, role: str, name: str) -> str:

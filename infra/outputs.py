@@ -141,7 +141,7 @@ class PathPrediction:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SshAccess:
-    """A host that its administrators reach by SSH. `host_key` is the one line that its key must equal, as known_hosts."""
+    """A host that its administrators reach by SSH. `host_key` is the public key it must have, as in known_hosts."""
 
     host: str
     port: int

@@ -30,13 +30,28 @@ def policy(
     }
 
 
-def intermediate_config(stack: str, relay: RelayEndpoint, *, log_level: str, metrics_addr: str) -> JsonObject:
-    """Return intermediate.json for a relay whose files lie side by side in STATE_DIR."""
+def intermediate_config(
+    stack: str,
+    relay: RelayEndpoint,
+    *,
+    log_level: str,
+    metrics_addr: str,
+    external_ip: str | None = None,
+    allow_anonymous_v1: bool = False,
+) -> JsonObject:
+    """Return intermediate.json for a relay whose files lie side by side in STATE_DIR.
+
+    Args:
+        relay: its `host` is the address that it binds.
+        external_ip: the address by which clients know it, where a 1:1 NAT hides it.
+        allow_anonymous_v1: let in deployed peers that cannot hold a client certificate.
+    """
     return {
         "name": relay.name,
         "stack": stack,
         "bind_addr": relay.host,
         "port": relay.port,
+        "external_ip": external_ip,
         "alternate_addr": relay.alternate_host,
         "alternate_port": relay.alternate_port,
         "cert_path": f"{STATE_DIR}/cert.pem",
@@ -44,8 +59,8 @@ def intermediate_config(stack: str, relay: RelayEndpoint, *, log_level: str, met
         "ca_cert_path": f"{STATE_DIR}/ca.pem",
         "policy_path": f"{STATE_DIR}/policy.json",
         "verify_peer": True,
-        "require_client_cert": True,
-        "allow_anonymous_v1": False,
+        "require_client_cert": not allow_anonymous_v1,
+        "allow_anonymous_v1": allow_anonymous_v1,
         "metrics_addr": metrics_addr,
         "metrics_port": ports.METRICS["intermediate"],
         "log_level": log_level,

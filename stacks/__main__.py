@@ -7,7 +7,12 @@ import pulumi
 from infra.config import ConfigError
 from infra.outputs import EXPORT_KEYS, SECRET_KEYS, to_exports
 
-STACKS = {"lab": "stacks.lab"}
+STACKS = {
+    "lab": "stacks.lab",
+    "do-nyc1": "stacks.do_nyc1",
+    "aws-us-east-2": "stacks.aws_us_east_2",
+    "pi-home": "stacks.pi_home",
+}
 
 
 def main(stack: str) -> None:

@@ -196,7 +196,7 @@ def test_output_prints_one_value_or_all_and_secrets_only_when_asked() -> None:
     assert "172.20.0.21" in ztna("output").stdout
     result = ztna("output", "relay")
     assert result.exit_code == ExitCode.NO_STACK
-    assert "no output 'relay'; it has: agents, ca_pem" in result.stderr
+    assert "no output 'relay'; it has: agent_files, agents, ca_pem" in result.stderr
 
 
 def test_exec_becomes_the_command_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

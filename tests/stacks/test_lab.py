@@ -93,7 +93,7 @@ def test_exports_are_those_of_the_contract_and_keys_are_secret(monkeypatch: pyte
 
 
 def test_an_unknown_stack_is_answered_with_those_there_are() -> None:
-    with pytest.raises(Exception, match="there is no stack 'moon'; there are: lab"):
+    with pytest.raises(Exception, match="there is no stack 'moon'; there are: aws-us-east-2, do-nyc1, lab, pi-home"):
         stacks_main.main("moon")
 
 

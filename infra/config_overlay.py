@@ -1,0 +1,249 @@
+"""Configuration that every cloud stack shares: its services, agents, certificates. Keys live in the stack's namespace.
+
+A stack's own table ends with `*OVERLAY_KEYS`; its reader calls `overlay_settings` with the services that it has unless
+told otherwise.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any, Final
+
+from infra.config import LOG_LEVELS, Key, PkiSettings, Reader, parse_choice, parse_int
+from infra.naming import check_label
+from infra.outputs import ServicePort
+
+OVERLAPS: Final = ("none", "agents", "all")
+PROTOCOLS: Final = ("udp", "tcp", "icmp")
+_SERVICE_FIELDS: Final = ("id", "backend", "ports", "portBackends")
+_HOST_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?):(\d{1,5})")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServiceSettings:
+    """A service: its ports at the virtual address, and the backend `host:port` behind them.
+
+    `port_backends` maps `protocol/port` to another backend than `backend`.
+    """
+
+    id: str
+    ports: tuple[ServicePort, ...]
+    backend: str
+    port_backends: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OverlaySettings:
+    """What the overlay of a stack consists of. The order of services and agents gives them their addresses."""
+
+    services: tuple[ServiceSettings, ...]
+    agents: tuple[str, ...]
+    run: str
+    pki: PkiSettings = field(default_factory=PkiSettings)
+    log_level: str = "info"
+    allow_anonymous_v1: bool = False
+
+
+OVERLAY_KEYS: Final = (
+    Key(
+        name="services",
+        help="the services in the order of their addresses: objects of id, backend (host:port), ports (udp/9999, "
+        "tcp/80, icmp), portBackends (by tcp/80, where another backend answers it); the stack's own unless given",
+        example='[{"id": "echo-service", "backend": "127.0.0.1:9999", "ports": ["udp/9999", "tcp/9999", "icmp"]}]',
+        default="",
+    ),
+    Key(
+        name="agents",
+        help="names of the agents, each of which gets a certificate, an address and a ready profile",
+        example='["laptop", "phone"]',
+        default='["laptop"]',
+    ),
+    Key(
+        name="run",
+        help="name that the tags of this deployment carry; the stack's name unless given",
+        example="blue",
+        default="",
+    ),
+    Key(name="logLevel", help="log level of the roles: " + ", ".join(LOG_LEVELS), example="debug", default="info"),
+    Key(
+        name="pkiGeneration",
+        help="raise it by one to make a new CA and new certificates; pkiOverlap says how",
+        example="2",
+        default="1",
+    ),
+    Key(
+        name="pkiOverlap",
+        help="whether the CA of pkiGeneration - 1 stays trusted: none; agents (agents get new certificates, servers "
+        "keep their old ones); all (everybody has new certificates). Rotate by agents, all, none to drop nobody",
+        example="agents",
+        default="none",
+    ),
+    Key(name="leafDays", help="validity of leaf certificates in days, 1 to 825", example="30", default="90"),
+    Key(
+        name="allowAnonymousV1",
+        help="let in agents that cannot hold a certificate, such as the deployed macOS app: true or false",
+        example="true",
+        default="false",
+    ),
+)
+"""Keys of every cloud stack; `run` of OverlaySettings is never empty."""
+
+
+def overlay_settings(reader: Reader, default_services: Sequence[ServiceSettings]) -> OverlaySettings:
+    """Read the keys of OVERLAY_KEYS.
+
+    Args:
+        reader: over a table that holds OVERLAY_KEYS.
+        default_services: the stack's services where `services` is not set.
+
+    Raises:
+        ConfigError: a key is bad; the message gives the YAML and the command that set it right.
+    """
+
+    def services(text: str) -> tuple[ServiceSettings, ...]:
+        return parse_services(text) if text else tuple(default_services)
+
+    generation = reader.parse("pkiGeneration", lambda text: parse_int(text, 1, 2**31))
+
+    def overlap(text: str) -> str:
+        if parse_choice(text, OVERLAPS) != "none" and generation == 1:
+            raise ValueError("there is no generation before the first; raise pkiGeneration to 2 as well, or use none")
+        return text
+
+    return OverlaySettings(
+        services=reader.parse("services", services),
+        agents=reader.parse("agents", parse_labels),
+        run=reader.parse("run", lambda text: check_label(text or reader.namespace, "run")),
+        pki=PkiSettings(
+            generation=generation,
+            leaf_days=reader.parse("leafDays", lambda text: parse_int(text, 1, 825)),
+            overlap=reader.parse("pkiOverlap", overlap),
+        ),
+        log_level=reader.parse("logLevel", lambda text: parse_choice(text, LOG_LEVELS)),
+        allow_anonymous_v1=reader.parse("allowAnonymousV1", parse_bool),
+    )
+
+
+def service_settings(service_id: str, backend: str, *ports: str, **port_backends: str) -> ServiceSettings:
+    """Return a service from short words: `service_settings("http-app", "127.0.0.1:8080", "tcp/80")`.
+
+    Raises:
+        ValueError: a port or backend is not one.
+    """
+    return _service({"id": service_id, "backend": backend, "ports": list(ports), "portBackends": port_backends})
+
+
+def parse_services(text: str) -> tuple[ServiceSettings, ...]:
+    """Read the JSON list of services. Raises ValueError."""
+    items = parse_json_list(text)
+    if not items:
+        raise ValueError("it is empty; a stack needs at least one service")
+    services = tuple(_service(item) for item in items)
+    _refuse_twice([service.id for service in services], "service")
+    return services
+
+
+def parse_labels(text: str) -> tuple[str, ...]:
+    """Read names: a JSON list, or a text of names with commas between. Raises ValueError."""
+    names = parse_strings(text)
+    if not names:
+        raise ValueError("it is empty; give at least one name")
+    for name in names:
+        check_label(name, "name")
+    _refuse_twice(names, "name")
+    return names
+
+
+def parse_strings(text: str) -> tuple[str, ...]:
+    """Read texts: a JSON list of them, or one text with commas between. Raises ValueError."""
+    if not text.lstrip().startswith("["):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    items = parse_json_list(text)
+    for item in items:
+        if not isinstance(item, str):
+            raise ValueError(f"{item!r} in it is not a text")
+    return tuple(items)
+
+
+def parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Read networks such as `203.0.113.7/32` or `2001:db8::/64`, in the forms of `parse_strings`. Raises ValueError."""
+    networks = []
+    for item in parse_strings(text):
+        try:
+            networks.append(ip_network(item))
+        except ValueError as error:
+            raise ValueError(f"{item!r} in it is no network ({error}); write ADDRESS/LENGTH") from None
+    return tuple(networks)
+
+
+def parse_bool(text: str) -> bool:
+    """Read `true` or `false`. Raises ValueError."""
+    return parse_choice(text.lower(), ("true", "false")) == "true"
+
+
+def parse_json_list(text: str) -> list[Any]:
+    """Read a JSON list. Raises ValueError."""
+    try:
+        items = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON ({error.msg} at character {error.pos})") from error
+    if not isinstance(items, list):
+        raise ValueError("it is not a list")
+    return items
+
+
+def parse_port(text: str) -> ServicePort:
+    """Read `udp/9999`, `tcp/80` or `icmp`. Raises ValueError."""
+    if text == "icmp":
+        return ServicePort(protocol="icmp", port=0)
+    protocol, _, number = text.partition("/")
+    try:
+        parse_choice(protocol, PROTOCOLS)
+        port = parse_int(number, 1, 65535)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no port ({error}); write udp/9999, tcp/80 or icmp") from None
+    return ServicePort(protocol="udp" if protocol == "udp" else "tcp", port=port)
+
+
+def parse_backend(text: str) -> str:
+    """Return a `host:port` when it is one. Raises ValueError."""
+    found = _HOST_PORT.fullmatch(text)
+    if not found or not 1 <= int(found[3]) <= 65535:
+        raise ValueError(f"backend {text!r} is no host:port, such as 127.0.0.1:9999")
+    return text
+
+
+def _service(item: Any) -> ServiceSettings:
+    if not isinstance(item, Mapping):
+        raise ValueError(f"{item!r} in it is not an object")
+    for name in item:
+        try:
+            parse_choice(name, _SERVICE_FIELDS)
+        except ValueError as error:
+            raise ValueError(f"unknown field {name!r} of a service, {error}") from None
+    for name in ("id", "backend", "ports"):
+        if not item.get(name):
+            raise ValueError(f"a service lacks {name}: {json.dumps(dict(item))}")
+    if not isinstance(item["ports"], list):
+        raise ValueError(f'ports of {item["id"]!r} must be a list, such as ["tcp/80"]')
+    ports = tuple(parse_port(str(port)) for port in item["ports"])
+    declared = {f"{port.protocol}/{port.port}" for port in ports}
+    backends = {}
+    for key, backend in (item.get("portBackends") or {}).items():
+        if key not in declared:
+            raise ValueError(f"portBackends of {item['id']!r} has {key!r}, which is none of its ports")
+        backends[key] = parse_backend(str(backend))
+    return ServiceSettings(
+        id=check_label(str(item["id"]), "service"),
+        ports=ports,
+        backend=parse_backend(str(item["backend"])),
+        port_backends=backends,
+    )
+
+
+def _refuse_twice(names: Sequence[str], what: str) -> None:
+    twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    if twice is not None:
+        raise ValueError(f"{what} {twice!r} occurs twice; each needs a name of its own")
