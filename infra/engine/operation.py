@@ -14,6 +14,7 @@ from infra.engine.callbacks import CallbackClient
 from infra.engine.errors import Cancelled, DeploymentFailed, ResourceError, StateError
 from infra.engine.events import Diagnostic, EventSink, OperationStarted, Severity, Summary
 from infra.engine.execute import Executor
+from infra.engine.graphs import graph_of
 from infra.engine.hooks import HookRunner
 from infra.engine.monitor import EngineService, MonitorService, deployment_info
 from infra.engine.plugins import DYNAMIC, PluginHost
@@ -30,6 +31,7 @@ from infra.engine.stackconfig import StackConfig
 from infra.engine.state import Deployment, ResourceState, deployment_from_json, salt_of
 from infra.engine.steps import Op, Planner, Step
 from infra.engine.transforms import Transforms
+from infra.graph import Graph
 
 PROGRAM_EXIT_S = 3.0
 
@@ -73,12 +75,14 @@ class Result:
         changes: number of resources by operation (create, update, replace, delete, same, read); of a refresh, by what
             it found (same, update, delete).
         outputs: the stack's outputs as plain values; secrets read `[secret]`, unknowns (preview) `[unknown]`.
+        graph: of a preview or up by the embedded engine: what the program registered.
     """
 
     verb: str
     changes: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
     duration_s: float = 0.0
+    graph: Graph | None = None
 
 
 class Operation:
@@ -181,6 +185,8 @@ class _Work:
             env=program_env(self._project),
             on_line=self._plugin_line,
             binaries=self._options.plugin_binaries,
+            preview=self._preview,
+            on_note=lambda sentence: self._say(Severity.INFO, sentence),
         )
         self._builtin = BuiltinProvider(self._read_stack, lambda urn: self._planner.registered.get(urn))
         self._registry = operation._registry = Registry(
@@ -340,8 +346,16 @@ class _Work:
         outputs = self._stack_outputs
         if outputs is None:
             outputs = stack_outputs(self.snapshot.deployment().resources)
-        shown = plain(outputs, show_secrets=False)
-        return Result(verb=self._verb, changes=dict(self._executor.counts), outputs=shown, duration_s=duration)
+        return Result(
+            verb=self._verb,
+            changes=dict(self._executor.counts),
+            outputs=plain(outputs, show_secrets=False),
+            duration_s=duration,
+            graph=self._graph(outputs) if self._verb in ("preview", "up") else None,
+        )
+
+    def _graph(self, outputs: Props) -> Graph:
+        return graph_of(self._operation._file.stack, self._planner.registered.values(), outputs)
 
     # -- messages --------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,9 @@ import grpc
 
 from infra.engine.children import Child
 from infra.engine.errors import ResourceError, UnsupportedError
+from infra.engine.previewer import REMEDY, PreviewProvider
 from infra.engine.providers import GrpcProvider, Provider
+from infra.engine.sdkschema import find_sdk
 
 EXEC = Path(__file__).with_name("exec.py")
 DYNAMIC = "pulumi-python"
@@ -29,6 +31,8 @@ class PluginHost:
         env: environment variables on top of the engine's own.
         on_line: gets (stream, line) of what plugins print.
         binaries: whether `pulumi-resource-*` binaries on PATH may be started.
+        preview: nothing will be changed, so that a package without a provider may be served from its SDK.
+        on_note: gets sentences on what such a preview does not know.
     """
 
     python: str
@@ -36,6 +40,8 @@ class PluginHost:
     env: dict[str, str] = field(default_factory=dict)
     on_line: Callable[[str, str], None] = lambda stream, line: None
     binaries: bool = False
+    preview: bool = False
+    on_note: Callable[[str], None] = lambda sentence: None
 
     def start(self, package: str) -> Provider:
         """Starts the provider of a package.
@@ -51,13 +57,24 @@ class PluginHost:
             return self._launch(package, [self.python, "-u", str(EXEC), "module", "pulumi.dynamic", "127.0.0.1:0"])
         binary = shutil.which(f"pulumi-resource-{package}") if self.binaries else None
         if not binary:
-            raise UnsupportedError(
-                f"the embedded engine has no provider for package {package!r}",
-                "Use the official pulumi CLI (--engine pulumi), or allow plugin binaries on PATH.",
-            )
+            return self._preview_of(package)
         # sys.executable watches on behalf of a binary that knows nothing of our pipe.
         watched = [sys.executable, "-u", str(EXEC.with_name("watch.py")), binary, "127.0.0.1:0"]
         return self._launch(package, watched)
+
+    def _preview_of(self, package: str) -> Provider:
+        """The provider that previews make do with; there is none where something is to be changed."""
+        if self.binaries:
+            raise UnsupportedError(
+                f"there is no pulumi-resource-{package} on PATH, which --real needs",
+                f"Install it: pulumi plugin install resource {package}, and add its folder to PATH.",
+            )
+        sdk = find_sdk(package, self.python) if self.preview else None
+        if sdk is None:
+            raise UnsupportedError(
+                f"the embedded engine has no provider for package {package!r}", REMEDY.format(package=package)
+            )
+        return PreviewProvider(sdk, self.on_note)
 
     def _launch(self, package: str, argv: list[str]) -> Provider:
         child = Child(argv, cwd=self.cwd, env={**os.environ, **self.env}, on_line=self.on_line, first_line=True)

@@ -15,6 +15,7 @@ from infra.engine.errors import EngineError
 from infra.engine.execute import Executor, StepFailed, Stopped
 from infra.engine.goal import Goal
 from infra.engine.hooks import Hook, HookRunner
+from infra.engine.previewer import UnknownAnswer
 from infra.engine.props import UNKNOWN, Props, equal, from_struct, has_unknown, mark_secrets, to_struct
 from infra.engine.registry import Registry
 from infra.engine.snapshot import Snapshot
@@ -183,7 +184,12 @@ class Registrar:
                 reference = self._default_provider(package, request.version)
             probe = ResourceState(urn="", type=request.tok, custom=True, provider=reference)
             provider = self._registry.find(probe)
-        result, failures = provider.invoke(request.tok, args, self._preview)
+        try:
+            result, failures = provider.invoke(request.tok, args, self._preview)
+        except UnknownAnswer:
+            # The SDK makes every output of it unknown.
+            unknown = resource_pb2.ResourceInvokeResponse(unknown=True)
+            return unknown  # type: ignore[return-value]
         response = resource_pb2.ResourceInvokeResponse(
             failures=[provider_pb2.CheckFailure(property=item.property, reason=item.reason) for item in failures]
         )

@@ -3,10 +3,11 @@
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from infra.engine.backend import StackFile
@@ -14,11 +15,12 @@ from infra.engine.errors import CliError, StateError
 from infra.engine.events import Diagnostic, EventSink, Severity, discard
 from infra.engine.official import OFFICIAL, OfficialCli, is_available
 from infra.engine.operation import Adapters, Operation, Options, Result, read_outputs
-from infra.engine.project import Project, load
+from infra.engine.project import Project, load, to_text
 from infra.engine.props import plain
 from infra.engine.secrets import Crypter, find_passphrase
 from infra.engine.stackconfig import StackConfigFile
 from infra.engine.state import VERSION, Deployment, deployment_from_json, deployment_to_json, salt_of
+from infra.graph import Graph
 
 Engine = Literal["embedded", "pulumi"]
 EngineChoice = Literal["auto", "embedded", "pulumi"]
@@ -87,6 +89,27 @@ class Workspace:
     def destroy(self) -> Result:
         """Deletes everything the stack has made. A stack that was never up has nothing to delete."""
         return self._operate("destroy")
+
+    def graph(self, config: Mapping[str, Any] | None = None) -> Graph:
+        """The resources that the program declares, by a preview that starts from nothing: no state, no credentials.
+
+        Args:
+            config: values by `namespace:name` instead of (or beside) those of the stack's file.
+        """
+        values = self.config.load()
+        for key, value in (config or {}).items():
+            values.values[key] = to_text(value)
+        with TemporaryDirectory(prefix="ztna-graph-") as empty:
+            file = StackFile(Path(empty), self.project.name, self.stack)
+            operation = Operation(self.project, file, values, "preview", self._emit, self._options, self._adapters)
+            self._operation = operation
+            try:
+                with interruptible(operation.interrupt, self._emit):
+                    result = operation.preview()
+            finally:
+                self._operation = None
+        assert result.graph is not None
+        return result.graph
 
     def _holder(self) -> Engine | None:
         """The engine whose state names resources of this stack; the embedded one if both do."""
