@@ -15,7 +15,7 @@ help: ## Show this list
 setup: ## Install what is missing: Python packages from uv.lock, Debian packages when root
 	@scripts/setup.sh run
 
-setup-test: setup ## The same, and what only the tests need (coturn, tcpdump, iperf3)
+setup-test: ## The same, and what only the tests need (the clouds' SDKs, coturn, tcpdump, sshd)
 	@scripts/setup.sh test
 
 up: setup ## Bring the stack up, verify it, show the result

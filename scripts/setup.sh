@@ -7,7 +7,7 @@ need=${1:-run}
 
 # command -> Debian package; the second list is wanted only by the tests and the benchmarks
 run_tools="ip:iproute2 nft:nftables ping:iputils-ping nsenter:util-linux curl:curl"
-test_tools="turnserver:coturn tcpdump:tcpdump iperf3:iperf3 setpriv:util-linux conntrack:conntrack"
+test_tools="turnserver:coturn tcpdump:tcpdump iperf3:iperf3 setpriv:util-linux conntrack:conntrack sshd:openssh-server"
 
 missing_packages() {
   local pair missing=""
@@ -28,8 +28,13 @@ install_packages() {
   else
     echo "setup: installing Debian packages: $packages"
     case " $packages " in
-      # The tests start their own coturn inside the lab; the package must not start one on this machine.
-      *" coturn "*) if [ -d /run/systemd/system ]; then systemctl mask --quiet coturn.service || true; fi ;;
+      # The tests start their own coturn and sshd; the packages must not start any on this machine.
+      *" coturn "* | *" openssh-server "*)
+        if [ -d /run/systemd/system ]; then
+          for unit in coturn.service ssh.service ssh.socket; do
+            systemctl list-unit-files --quiet "$unit" >/dev/null 2>&1 || systemctl mask --quiet "$unit" || true
+          done
+        fi ;;
     esac
     apt-get update -qq
     # shellcheck disable=SC2086 # a list of package names
@@ -37,12 +42,13 @@ install_packages() {
   fi
 }
 
+extras="--extra deploy"
+install_packages "$(missing_packages "$run_tools")"
 if [ "$need" = test ]; then
   install_packages "$(missing_packages "$test_tools")"
-  exit 0
+  # The programs of the clouds are previewed in the tests.
+  extras="--all-extras"
 fi
-
-install_packages "$(missing_packages "$run_tools")"
 
 uv=$(command -v uv || true)
 if [ -z "$uv" ]; then
@@ -56,8 +62,9 @@ if [ -z "$uv" ]; then
   fi
   uv=.uv/bin/uv
 fi
-# Only the lock file decides; no interpreter is downloaded. No cloud SDK: the lab needs none (uv sync --extra cloud adds them).
-if ! "$uv" sync --locked --extra deploy --inexact --quiet --no-progress; then
+# Only the lock file decides; no interpreter is downloaded. `run` installs no cloud SDK: the lab needs none.
+# shellcheck disable=SC2086 # one or two words
+if ! "$uv" sync --locked $extras --inexact --quiet --no-progress; then
   echo "setup: uv sync failed. It needs Python 3.11 to 3.13 (uv python list) and the package registry." >&2
   exit 1
 fi
