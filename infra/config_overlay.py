@@ -15,6 +15,8 @@ from infra.config import LOG_LEVELS, Key, PkiSettings, Reader, parse_choice, par
 from infra.naming import check_label
 from infra.outputs import ServicePort
 
+TAKEN_NAMES: Final = ("relay", "connector", "ca")
+"""Names that no agent may have: certificates and resources are called by them."""
 OVERLAPS: Final = ("none", "agents", "all")
 PROTOCOLS: Final = ("udp", "tcp", "icmp")
 _SERVICE_FIELDS: Final = ("id", "backend", "ports", "portBackends")
@@ -105,6 +107,13 @@ def overlay_settings(reader: Reader, default_services: Sequence[ServiceSettings]
     def services(text: str) -> tuple[ServiceSettings, ...]:
         return parse_services(text) if text else tuple(default_services)
 
+    def agents(text: str) -> tuple[str, ...]:
+        names = parse_labels(text)
+        taken = next((name for name in names if name in TAKEN_NAMES), None)
+        if taken is not None:
+            raise ValueError(f"{taken!r} is the name of another member of the stack; choose another")
+        return names
+
     generation = reader.parse("pkiGeneration", lambda text: parse_int(text, 1, 2**31))
 
     def overlap(text: str) -> str:
@@ -114,7 +123,7 @@ def overlay_settings(reader: Reader, default_services: Sequence[ServiceSettings]
 
     return OverlaySettings(
         services=reader.parse("services", services),
-        agents=reader.parse("agents", parse_labels),
+        agents=reader.parse("agents", agents),
         run=reader.parse("run", lambda text: check_label(text or reader.namespace, "run")),
         pki=PkiSettings(
             generation=generation,

@@ -189,7 +189,7 @@ def environment(
     stack: str, relay: RelayEndpoint, services: Sequence[ServiceOutput], connectors: Sequence[ConnectorOutput]
 ) -> dict[str, str]:
     """Return the environment templates by file name: cloud.env for the relay's host, home.env for the connector's."""
-    head = f"# Generated from the outputs of stack {stack}; do not edit, deploy again instead.\n"
+    head = _head(stack)
     cloud = {
         "ZTNA_STACK": stack,
         "ZTNA_RELAY_NAME": relay.name,
@@ -208,10 +208,38 @@ def environment(
         "ZTNA_SERVICES": ",".join(service.id for service in services),
     }
     for service in services:
-        key = service.id.upper().replace("-", "_")
+        key = _env_key(service.id)
         home[f"ZTNA_SERVICE_{key}_VIRTUAL_IP"] = service.virtual_ip
         home[f"ZTNA_SERVICE_{key}_BACKEND"] = service.backend
     return {"cloud.env": head + _lines(cloud), "home.env": head + _lines(home)}
+
+
+def agent_environment(profile: Mapping[str, Any]) -> str:
+    """Return agent.env, an agent's addresses for shells and unit files, from the content of agent.json. Not secret."""
+    server = profile["intermediate_server"]
+    values: dict[str, Any] = {
+        "ZTNA_STACK": profile["stack"],
+        "ZTNA_AGENT": profile["name"],
+        "ZTNA_AGENT_VIRTUAL_IP": profile["virtual_ip"],
+        "ZTNA_SERVER_HOST": server["host"],
+        "ZTNA_SERVER_PORT": server["port"],
+        "ZTNA_SERVER_NAME": server["server_name"],
+        "ZTNA_SERVICES": ",".join(service["id"] for service in profile["services"]),
+    }
+    for service in profile["services"]:
+        values[f"ZTNA_SERVICE_{_env_key(service['id'])}_VIRTUAL_IP"] = service["virtual_ip"]
+    for forward in profile["forwards"]:
+        key = f"ZTNA_FORWARD_{_env_key(forward['service'])}_{forward['protocol'].upper()}_{forward['port']}"
+        values[key] = forward["listen"]
+    return _head(profile["stack"]) + _lines(values)
+
+
+def _head(stack: str) -> str:
+    return f"# Generated from the outputs of stack {stack}; do not edit, deploy again instead.\n"
+
+
+def _env_key(service_id: str) -> str:
+    return service_id.upper().replace("-", "_")
 
 
 def _lines(values: Mapping[str, Any]) -> str:
