@@ -1,6 +1,5 @@
 """Draw each cloud stack's graph into docs/architecture.md, between its marks. Usage: python scripts/diagrams.py"""
 
-import re
 from pathlib import Path
 
 from infra.graph_mermaid import flowchart
@@ -17,7 +16,7 @@ def drawn(page: str) -> str:
         if begin not in page or end not in page:
             raise SystemExit(f"{PAGE}: the marks {begin} and {end} are missing")
         text = f"{begin}\n```mermaid\n{flowchart(preview_graph(stack))}```\n{end}"
-        page = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _, text=text: text, page, flags=re.DOTALL)
+        page = page[: page.index(begin)] + text + page[page.index(end) + len(end) :]
     return page
 
 
