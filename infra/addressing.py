@@ -168,3 +168,95 @@ def lab_table(plan: LabPlan) -> list[tuple[str, str]]:
     """Return (what, address or network) rows of a plan, in the order of docs/addressing.md."""
     networks = [(f"segment {name}", str(network)) for name, network in plan.networks().items()]
     return networks + [(f"host {name}", str(address)) for name, address in plan.hosts().items()]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ZonePlan:
+    """The two subnets of an availability zone. `letter` is the last of its name, as `a` in `us-east-2a`."""
+
+    letter: str
+    public: IPv4Network
+    private: IPv4Network
+
+
+AWS_ZONES: Final = "abc"
+"""Letters of the zones of us-east-2, in the order in which they are used."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AwsPlan:
+    """A VPC whose zone number n (from 0) has the /24 at ten times n plus 1 for public and plus 2 for private hosts.
+
+    Hosts get their addresses from the provider, which keeps the first four and the last of each subnet.
+    Source: https://docs.aws.amazon.com/vpc/latest/userguide/subnet-sizing.html
+    """
+
+    vpc: IPv4Network
+
+    def __post_init__(self) -> None:
+        require_disjoint({"vpc": self.vpc, "service_cidr": SERVICE_CIDR, "agent_cidr": AGENT_CIDR})
+        if not 16 <= self.vpc.prefixlen <= 19:
+            raise AddressingError(f"vpc {self.vpc} must be a /16 to /19: AWS allows no wider, the subnets no narrower")
+
+    def zones(self, count: int) -> tuple[ZonePlan, ...]:
+        """Return the subnets of the first zones.
+
+        Raises:
+            AddressingError: there are not as many zones.
+        """
+        if not 1 <= count <= len(AWS_ZONES):
+            raise AddressingError(f"{count} zones were asked for, there are 1 to {len(AWS_ZONES)}")
+        return tuple(
+            ZonePlan(letter=letter, public=self._subnet(10 * index + 1), private=self._subnet(10 * index + 2))
+            for index, letter in enumerate(AWS_ZONES[:count])
+        )
+
+    def _subnet(self, index: int) -> IPv4Network:
+        return IPv4Network((int(self.vpc.network_address) + index * 256, 24))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DoPlan:
+    """A VPC at DigitalOcean, which gives hosts their addresses. The relay's public one is a reserved address.
+
+    Source: https://docs.digitalocean.com/products/networking/vpc/details/limits/
+    """
+
+    vpc: IPv4Network
+
+    def __post_init__(self) -> None:
+        require_disjoint({"vpc": self.vpc, "service_cidr": SERVICE_CIDR, "agent_cidr": AGENT_CIDR})
+        if not 16 <= self.vpc.prefixlen <= 28:
+            raise AddressingError(f"vpc {self.vpc} must be a /16 to /28: DigitalOcean allows no other")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PiPlan:
+    """The one address of the home LAN by which the relay is reached; the cluster chooses all others itself."""
+
+    relay: IPv4Address
+
+    def __post_init__(self) -> None:
+        require_disjoint(
+            {"relay": IPv4Network(self.relay), "service_cidr": SERVICE_CIDR, "agent_cidr": AGENT_CIDR},
+        )
+
+
+AWS: Final = AwsPlan(vpc=IPv4Network("10.0.0.0/16"))
+DO: Final = DoPlan(vpc=IPv4Network("10.77.0.0/24"))
+PI: Final = PiPlan(relay=IPv4Address("10.0.150.205"))
+
+
+def cloud_table() -> list[tuple[str, str]]:
+    """Return (what, address or network) rows of the cloud stacks' plans, in the order of docs/addressing.md."""
+    subnets = [
+        (f"aws-us-east-2 {kind} subnet, zone {zone.letter}", str(network))
+        for zone in AWS.zones(2)
+        for kind, network in (("public", zone.public), ("private", zone.private))
+    ]
+    return [
+        ("do-nyc1 vpc", str(DO.vpc)),
+        ("aws-us-east-2 vpc", str(AWS.vpc)),
+        *subnets,
+        ("pi-home relay", str(PI.relay)),
+    ]

@@ -1,6 +1,7 @@
 """The address plan: properties of assignment, and the document against the code."""
 
 import re
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -12,11 +13,18 @@ from components.lab_design import ECHO_SERVICE, HTTP_SERVICE
 from components.lab_topology import AGENT
 from infra.addressing import (
     AGENT_CIDR,
+    AWS,
+    DO,
     LAB,
     LOOPBACK,
+    PI,
     SERVICE_CIDR,
     AddressingError,
+    AwsPlan,
+    DoPlan,
     LabPlan,
+    PiPlan,
+    cloud_table,
     gateway,
     interface,
     lab_table,
@@ -114,11 +122,58 @@ def test_an_interface_has_the_prefix_length_of_its_network() -> None:
         interface(LAB.agent, LAB.connector_lan)
 
 
+def test_the_clouds_have_the_addresses_that_their_stacks_promise() -> None:
+    assert str(AWS.vpc) == "10.0.0.0/16"
+    assert [(zone.letter, str(zone.public), str(zone.private)) for zone in AWS.zones(2)] == [
+        ("a", "10.0.1.0/24", "10.0.2.0/24"),
+        ("b", "10.0.11.0/24", "10.0.12.0/24"),
+    ]
+    assert str(PI.relay) == "10.0.150.205"
+    assert DO.vpc.is_private
+
+
+@given(
+    vpc=st.integers(16, 19).flatmap(
+        lambda length: st.integers(0, 2 ** (length - 8) - 1).map(
+            lambda index: IPv4Network((10 << 24 | index << (32 - length), length))
+        )
+    ),
+    count=st.integers(1, 3),
+)
+def test_every_zone_of_any_vpc_has_two_subnets_of_its_own_inside_it(vpc: IPv4Network, count: int) -> None:
+    subnets = [network for zone in AwsPlan(vpc=vpc).zones(count) for network in (zone.public, zone.private)]
+    assert len(subnets) == 2 * count
+    assert all(network.subnet_of(vpc) and network.prefixlen == 24 for network in subnets)
+    require_disjoint({str(network): network for network in subnets})
+    assert AwsPlan(vpc=vpc).zones(3)[:count] == AwsPlan(vpc=vpc).zones(count), "another zone moves no earlier one"
+
+
+@pytest.mark.parametrize("count", [0, 4])
+def test_zones_that_there_are_not_are_refused(count: int) -> None:
+    with pytest.raises(AddressingError, match=f"{count} zones were asked for, there are 1 to 3"):
+        AWS.zones(count)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: AwsPlan(vpc=IPv4Network("10.0.0.0/20")), "must be a /16 to /19"),
+        (lambda: AwsPlan(vpc=IPv4Network("100.64.0.0/16")), "overlaps service_cidr"),
+        (lambda: DoPlan(vpc=IPv4Network("10.0.0.0/29")), "must be a /16 to /28"),
+        (lambda: DoPlan(vpc=IPv4Network("100.64.1.0/24")), "overlaps agent_cidr"),
+        (lambda: PiPlan(relay=IPv4Address("100.64.0.100")), "overlaps service_cidr"),
+    ],
+)
+def test_a_cloud_whose_addresses_cannot_work_is_refused(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(AddressingError, match=words):
+        make()
+
+
 def test_the_document_says_what_the_code_computes() -> None:
     text = DOCUMENT.read_text()
-    rows = dict(re.findall(r"^\| ([a-z][\w -]*) \| ([\d./]+) \|$", text, re.MULTILINE))
+    rows = dict(re.findall(r"^\| ([a-z][\w, -]*) \| ([\d./]+) \|$", text, re.MULTILINE))
     overlay = overlay_plan([ECHO_SERVICE, HTTP_SERVICE], [AGENT])
-    expected = dict(lab_table(LAB))
+    expected = dict(lab_table(LAB)) | dict(cloud_table())
     expected |= {name: str(address) for name, address in {**overlay.services, **overlay.agents}.items()}
     assert rows == expected
     for name, network, first in (
