@@ -1,6 +1,6 @@
 """Services of ECS: they keep a task of each workload running, and go back by themselves when a new one fails."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
@@ -18,14 +18,14 @@ class AwsService:
 
     Attributes:
         registry_arn: of Cloud Map, where others find it by name.
-        target_group_arn: of the load balancer that sends to `port` of it.
+        target_group_arn: of the load balancer that sends to `port` of it; without one, `port` says nothing.
     """
 
     task_definition_arn: pulumi.Input[str]
     security_group_id: pulumi.Input[str]
     registry_arn: pulumi.Input[str] | None = None
     target_group_arn: pulumi.Input[str] | None = None
-    port: int | None = None
+    port: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +35,7 @@ class AwsServicesArgs:
     stack: str
     run: str
     cluster_arn: pulumi.Input[str]
-    subnet_ids: pulumi.Output[list[str]] | pulumi.Input[list[str]]
+    subnet_ids: pulumi.Output[Sequence[str]]
     services: Mapping[str, AwsService]
 
 
