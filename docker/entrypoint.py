@@ -38,7 +38,7 @@ def main() -> None:
     """Become the role."""
     command = [sys.executable, "-m", "ztna", *arguments(sys.argv[1:], os.environ.get(VARIABLE))]
     environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
-    os.execve(command[0], command, environment)
+    os.execve(command[0], command, environment)  # noqa: S606 - no shell is what is wanted
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ def requirements(kind: str, pyproject: Path = Path("pyproject.toml")) -> str:
 
 def dependencies(kind: str, target: Path) -> None:
     """Install what a kind of image needs into a directory."""
-    listed = Path(f"/tmp/{kind}.txt")
+    target.mkdir(parents=True, exist_ok=True)
+    listed = target.parent / f"{kind}.txt"
     listed.write_text(requirements(kind))
     command = (*UV, "pip", "install", "--quiet", "--require-hashes", "--no-deps", "--only-binary", ":all:")
     options = ("--python", sys.executable, "--link-mode", "copy", "--target", str(target), "-r", str(listed))

@@ -5,7 +5,9 @@ libraries that ldd names for the interpreter and for every extension module in t
 rights made those of a read-only image. Standard library alone; runs as root in the build stage.
 """
 
+import compileall
 import os
+import py_compile
 import re
 import shutil
 import subprocess
@@ -20,7 +22,7 @@ UNUSED = (
 ALWAYS = ("libgcc_s.so.1", "libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2")
 """Libraries that are loaded by name at run time, where the base has them."""
 ETC = {
-    "passwd": "root:x:0:0:root:/nonexistent:/usr/sbin/nologin\nztna:x:65532:65532:ztna:/nonexistent:/usr/sbin/nologin\n",
+    "passwd": "root:x:0:0::/nonexistent:/usr/sbin/nologin\nztna:x:65532:65532::/nonexistent:/usr/sbin/nologin\n",
     "group": "root:x:0:\nztna:x:65532:\n",
     "nsswitch.conf": "hosts: files dns\n",
 }
@@ -42,6 +44,13 @@ def interpreter(tree: Path) -> None:
     dynamic = tree / library.relative_to("/")
     for dangling in [path for path in dynamic.rglob("*") if path.is_symlink() and not path.exists()]:
         dangling.unlink()
+    compileall.compile_dir(
+        str(dynamic),
+        quiet=2,  # some files of the library are there to be wrong
+        stripdir=str(tree),
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+        workers=1,
+    )
 
 
 def merge_usr(tree: Path) -> None:
@@ -88,7 +97,7 @@ def finish(tree: Path) -> None:
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
     for path in [tree, *tree.rglob("*")]:
         if not path.is_symlink():
-            runs = path.is_dir() or os.access(path, os.X_OK) and path.stat().st_mode & 0o111
+            runs = path.is_dir() or path.stat().st_mode & 0o111
             path.chmod(0o755 if runs else 0o644)
         os.utime(path, (epoch, epoch), follow_symlinks=False)
     (tree / "tmp").chmod(0o1777)
