@@ -10,6 +10,8 @@ from typing import Any
 import pulumi
 from pulumi.runtime import mocks
 
+Computed = Mapping[str, Any] | Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+
 
 @dataclass(frozen=True, slots=True)
 class Registered:
@@ -23,16 +25,23 @@ class Registered:
 
 @dataclass(slots=True)
 class Recorder(pulumi.runtime.Mocks):
-    """Gives every resource its inputs back as outputs, with computed ones added by type."""
+    """Gives every resource its inputs back as outputs, with computed ones added by type.
 
-    computed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    Computed ones are a mapping, or a function of the resource's name and inputs that returns one.
+    """
+
+    computed: Mapping[str, Computed] = field(default_factory=dict)
     resources: list[Registered] = field(default_factory=list)
     parents: dict[str, str] = field(default_factory=dict)
 
     def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str, dict[str, Any]]:
         """Record one registration."""
         self.resources.append(Registered(args.typ, args.name, dict(args.inputs), not args.custom))
-        return f"{args.name}-id", {**args.inputs, **self.computed.get(args.typ, {})}
+        computed = self.computed.get(args.typ, {})
+        return f"{args.name}-id", {
+            **args.inputs,
+            **(computed(args.name, args.inputs) if callable(computed) else computed),
+        }
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]] | None]:
         """Refuse: no program of ours invokes anything."""
@@ -61,7 +70,7 @@ def record(
     *,
     stack: str = "lab",
     config: Mapping[str, str] | None = None,
-    computed: Mapping[str, Mapping[str, Any]] | None = None,
+    computed: Mapping[str, Computed] | None = None,
 ) -> tuple[Recorder, Any]:
     """Run a program and return what it registered, and its result with every output resolved."""
     recorder = Recorder(computed or {})
