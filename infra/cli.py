@@ -1,17 +1,29 @@
 """The `ztna` command: deploy stacks, use and verify them, and run the roles of the overlay."""
 
+from collections.abc import Callable
 from copy import copy
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Final
 
 import typer
 
-from infra import cli_access, cli_config, cli_stack
+from infra import cli_access, cli_config, cli_graph, cli_stack
 from infra.cli_common import EXIT_CODES
 from ztna import cli as roles
 
 EPILOG: Final = "Exit codes: " + "; ".join(f"{code.value} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 MOUNTED: Final = ("intermediate", "connector", "agent", "doctor")
 """Role commands of `python -m ztna` that `ztna` offers too; `status` is the stack's here."""
+
+
+def find_commands(module: str, *names: str) -> "list[Callable[..., None]]":
+    """Return the commands of a module that may be left out of an installation."""
+    if find_spec(module) is None:
+        return []
+    found = import_module(module)
+    return [getattr(found, name) for name in names]
+
 
 app = typer.Typer(
     name="ztna",
@@ -24,14 +36,17 @@ app = typer.Typer(
 )
 
 DEPLOY, USE, ROLES = "Deploy", "Use", "Roles"
-for command in (
+DEPLOYING: Final[tuple[Callable[..., None], ...]] = (
     cli_stack.up,
     cli_stack.preview,
     cli_stack.refresh,
     cli_stack.destroy,
     cli_stack.output,
     cli_stack.cancel,
-):
+    cli_graph.graph,
+    *find_commands("infra.cli_lint", "lint"),
+)
+for command in DEPLOYING:
     app.command(rich_help_panel=DEPLOY, epilog=EPILOG)(command)
 app.add_typer(cli_config.app, name="config", rich_help_panel=DEPLOY)
 app.command("exec", rich_help_panel=USE, context_settings=cli_access.PASS_THROUGH)(cli_access.exec_in_place)

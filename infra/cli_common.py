@@ -84,15 +84,38 @@ EngineOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+RealOption = Annotated[
+    bool,
+    typer.Option(
+        "--real",
+        help="With the embedded engine: let it drive provider plugins (pulumi-resource-NAME on PATH). Real clouds, "
+        "real costs.",
+    ),
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before changing anything.")]
 
 
-def open_workspace(stack: str, engine: str = "auto", on_event: "EventSink | None" = None) -> "Workspace":
-    """Open a stack of the project. Imported late: `ztna --help` must not wait for an engine."""
-    from infra.engine.events import discard
-    from infra.engine.workspace import Workspace
+def open_workspace(
+    stack: str, engine: str = "auto", on_event: "EventSink | None" = None, *, real: bool = False
+) -> "Workspace":
+    """Open a stack of the project. Imported late: `ztna --help` must not wait for an engine.
 
-    return Workspace(project_dir(), stack, engine=engine, on_event=on_event or discard)  # type: ignore[arg-type]  # checked by check_engine
+    Args:
+        real: the embedded engine drives the provider plugins on PATH.
+
+    Raises:
+        CliFailure: plugins are asked for of the official CLI, which drives them anyway.
+    """
+    from infra.engine.events import discard
+    from infra.engine.operation import Options
+    from infra.engine.workspace import Workspace
+    from infra.policy.rules import RULES
+
+    if real and engine == "pulumi":
+        raise CliFailure("--real is for the embedded engine; the official pulumi CLI drives providers by itself")
+    chosen = "embedded" if real else engine
+    options = Options(plugin_binaries=real, rules=RULES)
+    return Workspace(project_dir(), stack, engine=chosen, on_event=on_event or discard, options=options)  # type: ignore[arg-type]  # checked by check_engine
 
 
 def stack_outputs(stack: str, engine: str = "auto", *, show_secrets: bool = False) -> StackOutputs:

@@ -27,11 +27,15 @@ QUIET_OPERATIONS: Final = frozenset({"same", "refresh", "read"})
 
 
 class Display:
-    """A sink of engine events; use as a context manager around one operation."""
+    """A sink of engine events; use as a context manager around one operation.
 
-    def __init__(self, console: Console | None = None, *, verbose: bool = False) -> None:
+    Args:
+        quiet: steps get no line unless they fail, and there is no summary: the caller shows the result.
+    """
+
+    def __init__(self, console: Console | None = None, *, verbose: bool = False, quiet: bool = False) -> None:
         self._console = console or Console(file=sys.stderr, highlight=False)
-        self._verbose = verbose
+        self._verbose, self._quiet = verbose, quiet
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._running: dict[str, str] = {}
@@ -62,7 +66,8 @@ class Display:
             case Diagnostic():
                 self._diagnostic(event)
             case Summary():
-                self._print(summary_line(event))
+                if not self._quiet:
+                    self._print(summary_line(event))
 
     def _started(self, event: OperationStarted) -> None:
         self._print(f"{event.verb} {event.stack} with the {event.engine} engine")
@@ -76,7 +81,7 @@ class Display:
             self._running.pop(event.urn, None)
             failed = event.phase is Phase.FAILED
             self._failures.add(readable(event.message))
-            if failed or self._verbose or worth_a_line(event):
+            if failed or self._verbose or (worth_a_line(event) and not self._quiet):
                 self._print(step_line(event), style="bold red" if failed else "")
             if self._progress is not None and self._task is not None:
                 self._progress.advance(self._task)

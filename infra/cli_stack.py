@@ -11,6 +11,7 @@ from infra.cli_common import (
     EngineOption,
     ExitCode,
     JsonOption,
+    RealOption,
     StackOption,
     YesOption,
     confirm,
@@ -18,10 +19,11 @@ from infra.cli_common import (
     print_json,
     user_errors,
 )
+from infra.cli_preview import preview_json
 from infra.outputs import EXPORT_KEYS, OutputsError, from_exports
 
 if TYPE_CHECKING:
-    from infra.engine.events import EventSink
+    from infra.engine.events import Event, EventSink
     from infra.engine.operation import Result
     from infra.engine.workspace import Workspace
 
@@ -34,6 +36,7 @@ def up(
     yes: YesOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
+    real: RealOption = False,
 ) -> None:
     """Bring the stack up, or to what its program and configuration say now; show what was deployed.
 
@@ -41,9 +44,9 @@ def up(
     """
     with user_errors():
         if not yes:
-            _operate("preview", stack, engine, as_json=False, verbose=verbose)
+            _preview(stack, engine, verbose=verbose, real=real)
             confirm(f"Bring stack {stack} up?", yes)
-        result, outputs = _operate("up", stack, engine, as_json=as_json, verbose=verbose)
+        result, outputs = _operate("up", stack, engine, as_json=as_json, verbose=verbose, real=real)
         if as_json:
             print_json({**_json(result), "outputs": outputs})
         else:
@@ -57,12 +60,19 @@ def preview(
     engine: EngineOption = "auto",
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
+    real: RealOption = False,
 ) -> None:
-    """Show what `up` would do; change nothing."""
+    """Show what `up` would do; change nothing. Clouds need neither credentials nor provider plugins for it.
+
+    Without plugins, arguments are checked against the SDK's types; what only the provider can tell is shown as unknown.
+    """
     with user_errors():
-        result, _ = _operate("preview", stack, engine, as_json=as_json, verbose=verbose)
         if as_json:
-            print_json(_json(result))
+            result, events = _recorded_preview(stack, engine, None, real=real)
+            print_json(preview_json(result, events))
+            _require_policies(stack, result)
+        else:
+            _preview(stack, engine, verbose=verbose, real=real)
 
 
 def refresh(
@@ -70,10 +80,11 @@ def refresh(
     engine: EngineOption = "auto",
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
+    real: RealOption = False,
 ) -> None:
     """Look at every resource and record what is really there; the next `up` makes again what has vanished."""
     with user_errors():
-        result, _ = _operate("refresh", stack, engine, as_json=as_json, verbose=verbose)
+        result, _ = _operate("refresh", stack, engine, as_json=as_json, verbose=verbose, real=real)
         if as_json:
             print_json(_json(result))
 
@@ -84,11 +95,12 @@ def destroy(
     yes: YesOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
+    real: RealOption = False,
 ) -> None:
     """Remove everything that the stack made."""
     with user_errors():
         confirm(f"Destroy everything in stack {stack}?", yes)
-        result, _ = _operate("destroy", stack, engine, as_json=as_json, verbose=verbose)
+        result, _ = _operate("destroy", stack, engine, as_json=as_json, verbose=verbose, real=real)
         if as_json:
             print_json(_json(result))
 
@@ -128,14 +140,48 @@ def output(
                 raise CliFailure(f"stack {stack!r}: {error}", ExitCode.NO_STACK) from error
 
 
-def _operate(verb: str, stack: str, engine: str, *, as_json: bool, verbose: bool) -> tuple["Result", dict[str, Any]]:
+def _preview(stack: str, engine: str, *, verbose: bool, real: bool) -> None:
+    """Run a preview and show it: notes on standard error, the tree on standard output."""
+    from infra.cli_display import Display
+    from infra.cli_preview import show
+
+    with Display(verbose=verbose, quiet=True) as sink:
+        result, events = _recorded_preview(stack, engine, sink, real=real)
+    show(result, events)
+    _require_policies(stack, result)
+
+
+def _require_policies(stack: str, result: "Result") -> None:
+    """Raise PolicyViolation when the preview found a breach of a mandatory rule."""
+    if result.violations:
+        from infra.engine.gate import violation
+
+        raise violation(stack, result.violations)
+
+
+def _recorded_preview(
+    stack: str, engine: str, sink: "EventSink | None", *, real: bool
+) -> tuple["Result", list["Event"]]:
+    events: list[Event] = []
+
+    def record(event: "Event") -> None:
+        events.append(event)
+        if sink is not None:
+            sink(event)
+
+    return open_workspace(stack, engine, record, real=real).preview(), events
+
+
+def _operate(
+    verb: str, stack: str, engine: str, *, as_json: bool, verbose: bool, real: bool = False
+) -> tuple["Result", dict[str, Any]]:
     """Run one operation with its display; return its result and, for `up`, the outputs without secrets."""
     from infra.cli_display import Display
     from infra.engine.events import discard
 
     display: AbstractContextManager[EventSink] = nullcontext(discard) if as_json else Display(verbose=verbose)
     with display as sink:
-        workspace = open_workspace(stack, engine, sink)
+        workspace = open_workspace(stack, engine, sink, real=real)
         run: Callable[[], Result] = getattr(workspace, verb)
         result = run()
     return result, _outputs(workspace) if verb == "up" else {}

@@ -1,14 +1,20 @@
 """A resource graph as text: a tree with types and names, and counts by type."""
 
+from collections.abc import Mapping
+
 from infra.graph import STACK_TYPE, Graph, Node
 
 
-def tree(graph: Graph) -> str:
-    """The tree, then one line `count x type` each, then the totals."""
+def tree(graph: Graph, marks: Mapping[str, str] | None = None) -> str:
+    """The tree, then one line `count x type` each, then the totals.
+
+    Args:
+        marks: by URN, what stands before a resource, such as `+` for one that will be created.
+    """
     lines: list[str] = []
     for root in graph.nodes:
         if root.parent is None or root.parent not in graph.by_urn:
-            lines += _branch(graph, root, "", "")
+            lines += _branch(graph, root, marks or {}, "", "")
     lines += ["", *summary(graph)]
     return "\n".join(lines) + "\n"
 
@@ -23,10 +29,12 @@ def summary(graph: Graph) -> list[str]:
     return [*lines, f"resources: {custom}, components: {len(nodes) - custom}, types: {len(counts)}"]
 
 
-def _branch(graph: Graph, node: Node, lead: str, below: str) -> list[str]:
+def _branch(graph: Graph, node: Node, marks: Mapping[str, str], lead: str, below: str) -> list[str]:
     children = graph.children(node.urn)
-    lines = [f"{lead}{node.type}  {node.name}{'  [protected]' if node.protect else ''}"]
+    mark = f"{marks[node.urn]} " if marks.get(node.urn) else ""
+    lines = [f"{lead}{mark}{node.type}  {node.name}{'  [protected]' if node.protect else ''}"]
     for index, child in enumerate(children):
         last = index == len(children) - 1
-        lines += _branch(graph, child, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  "))
+        deeper = below + ("   " if last else "│  ")
+        lines += _branch(graph, child, marks, below + ("└─ " if last else "├─ "), deeper)
     return lines

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infra.engine import urn as urns
 from infra.engine.backend import StackFile
@@ -33,6 +33,9 @@ from infra.engine.steps import Op, Planner, Step
 from infra.engine.transforms import Transforms
 from infra.graph import Graph
 
+if TYPE_CHECKING:
+    from infra.policy.model import Rule
+
 PROGRAM_EXIT_S = 3.0
 
 
@@ -45,6 +48,7 @@ class Options:
         idempotent: type prefixes of resources whose interrupted operations are simply done again.
         plugin_binaries: whether `pulumi-resource-*` on PATH may be started.
         continue_on_error: a failed resource does not end the operation.
+        rules: policy rules: previews report what breaks them; with plugin binaries `up` does not begin then.
     """
 
     parallel: int = 16
@@ -52,6 +56,7 @@ class Options:
     plugin_binaries: bool = False
     continue_on_error: bool = False
     organization: str = "organization"
+    rules: "tuple[Rule, ...]" = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +81,7 @@ class Result:
             it found (same, update, delete).
         outputs: the stack's outputs as plain values; secrets read `[secret]`, unknowns (preview) `[unknown]`.
         graph: of a preview or up by the embedded engine: what the program registered.
+        violations: findings of mandatory policy rules in a preview.
     """
 
     verb: str
@@ -83,6 +89,7 @@ class Result:
     outputs: dict[str, Any] = field(default_factory=dict)
     duration_s: float = 0.0
     graph: Graph | None = None
+    violations: int = 0
 
 
 class Operation:

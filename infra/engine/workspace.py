@@ -5,11 +5,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from infra.engine import gate
 from infra.engine.backend import StackFile
 from infra.engine.errors import CliError, StateError
 from infra.engine.events import Diagnostic, EventSink, Severity, discard
@@ -71,15 +73,21 @@ class Workspace:
     # -- operations ------------------------------------------------------------------------------------------------
 
     def preview(self) -> Result:
-        """What `up` would do."""
-        return self._operate("preview")
+        """What `up` would do; findings of policy rules (`Options.rules`) are reported and counted in the result."""
+        result = self._operate("preview")
+        if result.graph is None:
+            return result
+        return replace(result, violations=gate.check(result.graph, self._options.rules, self._emit))
 
     def up(self) -> Result:
         """Brings the stack to what its program says.
 
         Raises:
             DeploymentFailed, Cancelled, LockedError, ConfigError, StateError, ProjectError.
+            PolicyViolation: where provider plugins are driven: a mandatory rule is broken, nothing was begun.
         """
+        if self.engine == "embedded" and self._options.plugin_binaries and self._options.rules:
+            gate.require(self.graph(), self._options.rules, self._emit)
         return self._operate("up")
 
     def refresh(self) -> Result:
