@@ -11,10 +11,13 @@ through; a peer that only speaks `ztna-v1` data takes the relayed path all the s
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from infra import ports
 from infra.outputs import PathKind, PathPrediction
+
+if TYPE_CHECKING:
+    from infra.graph import Graph
 
 NatMapping = Literal["none", "endpoint-independent", "address-dependent", "address-and-port-dependent"]
 NatFiltering = Literal["none", "endpoint-independent", "address-dependent", "address-and-port-dependent"]
@@ -89,7 +92,7 @@ class Site:
         relay_address_fixed: a replaced intermediate comes back at the same address.
         traffic_policy: `externalTrafficPolicy` of the Kubernetes Service in front, None outside Kubernetes.
         udp_buffer_bytes: what the hosts' sysctls allow a socket; None where the platform decides (pods, Fargate).
-        relayed_accepted: the stack says in so many words that its sessions are relayed.
+        relayed_accepted: relayed sessions are what the stack means to have: its relay stands beside the connector.
     """
 
     connector: str
@@ -217,7 +220,7 @@ def _behind_gateway(site: Site) -> list[PathFinding]:
     )
     remedy = (
         f"give the connector a public address, bring UDP {ports.CONNECTOR_UDP} in by a load balancer, or in Kubernetes "
-        "by hostNetwork or a LoadBalancer Service; or accept the relayed path (relayed_accepted)"
+        "by hostNetwork or a LoadBalancer Service; or run the intermediate beside it"
     )
     level: Level = "note" if site.relayed_accepted else "warning"
     return [_finding("connector-behind-nat-gateway", level, site, message, remedy)]
@@ -278,3 +281,10 @@ _CHECKS: Final[tuple[Callable[[Site], list[PathFinding]], ...]] = (
     _single_relay,
     _udp_buffers,
 )
+
+
+def site_of(graph: "Graph") -> Site:
+    """Return the site that a resource graph declares (infra/traversal_graph.py). Raises ValueError without one."""
+    from infra.traversal_graph import read_site  # it reads graphs by the policy's means, and builds on this module
+
+    return read_site(graph)
