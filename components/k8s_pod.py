@@ -3,8 +3,6 @@
 Source: kubernetes.io/docs/concepts/security/pod-security-standards (restricted).
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -13,6 +11,7 @@ import pulumi
 from pulumi_kubernetes.core import v1 as core
 
 from infra import naming
+from infra.k8s import CERTIFICATE_FILES
 
 CONFIG_DIR: Final = "/etc/ztna"
 """Where a role finds its configuration and certificates, side by side."""
@@ -20,8 +19,6 @@ USER_ID: Final = 65532
 """User and group of every container; it exists in no image and owns nothing there."""
 ARCHITECTURES: Final = ("amd64", "arm64")
 FILE_MODE: Final = 0o440
-CERTIFICATE_FILES: Final = {"cert.pem": "tls.crt", "key.pem": "tls.key", "ca.pem": "ca.crt"}
-"""Name of a PEM file beside a role's configuration, and its key in a Secret of type kubernetes.io/tls."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,20 +85,11 @@ class K8sContainer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class K8sCertificates:
-    """Certificates in a Secret: its name, and a digest of them by which pods are restarted."""
+    """Certificates in a Secret: whose, its name, and a digest of them by which pods are restarted."""
 
+    member: str
     secret: str
     digest: pulumi.Output[str]
-
-
-def config_digest(files: Mapping[str, str]) -> str:
-    """Return 16 hex digits that change when a file does."""
-    return hashlib.sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def certificates_digest(files: Mapping[str, str]) -> str:
-    """Return 16 hex digits that change when a certificate or the CA does. The key is left out: it changes with them."""
-    return config_digest({name: text for name, text in files.items() if name != "key.pem"})
 
 
 def pod_spec(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Literal
 
 import pulumi
 from pulumi_kubernetes.apps import v1 as apps
@@ -10,14 +10,11 @@ from pulumi_kubernetes.core import v1 as core
 from pulumi_kubernetes.meta import v1 as meta
 from pulumi_kubernetes.policy import v1 as policy
 
-from components.k8s_pod import CONFIG_DIR, K8sCertificates, K8sContainer, K8sSite, config_digest, pod_spec
+from components.k8s_pod import CONFIG_DIR, K8sCertificates, K8sContainer, K8sSite, pod_spec
 from infra import naming
 from infra.config_pi import service_host
+from infra.k8s import CERTIFICATES_DIGEST, CONFIG_DIGEST, MEMBER_ANNOTATION, config_digest
 from infra.wiring import STATE_DIR
-
-CONFIG_DIGEST: Final = "ztna/config-digest"
-CERTIFICATES_DIGEST: Final = "ztna/certificates-digest"
-"""Annotations of a pod: another value is another pod template, so the Deployment rolls."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +74,7 @@ class K8sRole(pulumi.ComponentResource):
         )
         annotations: dict[str, pulumi.Input[str]] = {CONFIG_DIGEST: config_digest(files)} if files else {}
         if args.certificates is not None:
+            annotations[MEMBER_ANNOTATION] = args.certificates.member
             annotations[CERTIFICATES_DIGEST] = args.certificates.digest
         apps.Deployment(
             naming.child_name(name, "deployment"),

@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import pulumi
 from pulumi_kubernetes.core import v1 as core
 from pulumi_kubernetes.meta import v1 as meta
 
-from components.k8s_pod import CERTIFICATE_FILES, K8sCertificates, K8sSite, certificates_digest
+from components.k8s_pod import K8sCertificates, K8sSite
 from infra import naming
-
-MEMBER_ANNOTATION: Final = "ztna/certificates-of"
-"""Which member's certificates a Secret holds; `ztna render` fills them in by it."""
+from infra.k8s import MEMBER_ANNOTATION, certificates_digest, secret_data
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,14 +51,9 @@ class K8sSecrets(pulumi.ComponentResource):
     def certificates(self, member: str) -> K8sCertificates:
         """Return what a pod mounts. The digest is of certificates alone, so it may be read by all."""
         digest = pulumi.Output.unsecret(self._members[member].apply(certificates_digest))
-        return K8sCertificates(secret=secret_name(member), digest=digest)
+        return K8sCertificates(member=member, secret=secret_name(member), digest=digest)
 
 
 def secret_name(member: str) -> str:
     """Return the name of a member's Secret."""
     return f"{member}-tls"
-
-
-def secret_data(files: Mapping[str, str]) -> dict[str, str]:
-    """Return PEM files under the keys that a Secret of type kubernetes.io/tls must have, and ca.crt beside them."""
-    return {key: files[path] for path, key in CERTIFICATE_FILES.items()}

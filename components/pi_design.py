@@ -14,12 +14,20 @@ from components.k8s_load_balancer import K8sLoadBalancerArgs
 from components.k8s_network_policies import WORLD, K8sFlow
 from components.k8s_pod import CONFIG_DIR, K8sContainer, K8sHealth, K8sPort, K8sSite
 from infra import ports, traversal
-from infra.config_pi import ECHO, HTTPBIN, QUAKEKUBE, TRAFFIC_POLICY, PiConfig, service_host
+from infra.config_pi import (
+    CONNECTOR,
+    ECHO,
+    HTTPBIN,
+    INTERMEDIATE,
+    QUAKEKUBE,
+    TRAFFIC_POLICY,
+    PiConfig,
+    pi_overlay,
+    service_host,
+)
 from infra.outputs import Place, StackOutputs
 from infra.overlay import ANY, Overlay
 
-INTERMEDIATE: Final = "intermediate"
-CONNECTOR: Final = "connector"
 DRAIN_S: Final = 3
 """The old relay serves so long after it left the Service; clients that it sends away then find the new one alone."""
 QUAKE_CONFIG: Final = """\
@@ -254,15 +262,7 @@ class PiDesign:
 
 def design(stack: str, config: PiConfig) -> PiDesign:
     """Return the pi-home stack that a configuration asks for."""
-    overlay = Overlay(
-        stack=stack,
-        run=config.overlay.run,
-        settings=config.overlay,
-        relay_name=INTERMEDIATE,
-        connector_name=CONNECTOR,
-        alternate_port=ports.STUN_ALTERNATE,
-    )
-    return PiDesign(config=config, overlay=overlay)
+    return PiDesign(config=config, overlay=pi_overlay(stack, config))
 
 
 def _quakekube(image: str) -> K8sBackend:

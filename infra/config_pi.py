@@ -16,6 +16,7 @@ from infra import ports
 from infra.config import ConfigError, ConfigSource, Key, Reader, parse_choice
 from infra.config_overlay import OVERLAY_KEYS, OverlaySettings, ServiceSettings, overlay_settings
 from infra.outputs import ServicePort
+from infra.overlay import Overlay
 
 TRAFFIC_POLICY: Final = "Local"
 """`externalTrafficPolicy` of the relay's Service. `Cluster` would rewrite the source address of every packet, and the
@@ -28,6 +29,7 @@ POOL_VERSIONS: Final = ("v2", "v2alpha1")
 OVERLAY_REPOSITORY: Final = "ztna/app-connector"
 HTTP_REPOSITORY: Final = "ztna/http-app"
 MAX_POOL: Final = 4096
+INTERMEDIATE, CONNECTOR = "intermediate", "connector"
 ECHO, HTTPBIN, QUAKEKUBE = "echo-server", "httpbin", "quakekube"
 
 PI_KEYS: Final = (
@@ -188,6 +190,18 @@ def pi_config(source: ConfigSource) -> PiConfig:
         context=reader.text("context") or None,
         render_dir=reader.text("renderDir") or None,
         overlay=overlay_settings(reader, default_services(namespace, quakekube=quakekube)),
+    )
+
+
+def pi_overlay(stack: str, config: PiConfig) -> Overlay:
+    """Return the overlay of the stack. Its relay has STUN's second port too: the connector is a host of its own."""
+    return Overlay(
+        stack=stack,
+        run=config.overlay.run,
+        settings=config.overlay,
+        relay_name=INTERMEDIATE,
+        connector_name=CONNECTOR,
+        alternate_port=ports.STUN_ALTERNATE,
     )
 
 

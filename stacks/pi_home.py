@@ -9,9 +9,9 @@ from components.k8s_namespace import K8sNamespace, K8sNamespaceArgs
 from components.k8s_network_policies import K8sNetworkPolicies, K8sNetworkPoliciesArgs
 from components.k8s_role import K8sRole, K8sRoleArgs
 from components.k8s_secrets import K8sSecrets, K8sSecretsArgs
-from components.pi_design import CONNECTOR, DRAIN_S, INTERMEDIATE, design
+from components.pi_design import DRAIN_S, design
 from components.pki import Pki, PkiArgs
-from infra.config_pi import pi_config
+from infra.config_pi import CONNECTOR, INTERMEDIATE, pi_config
 from infra.outputs import StackOutputs
 
 
