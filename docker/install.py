@@ -36,9 +36,8 @@ def dependencies(kind: str, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     listed = target.parent / f"{kind}.txt"
     listed.write_text(requirements(kind))
-    command = (*UV, "pip", "install", "--quiet", "--require-hashes", "--no-deps", "--only-binary", ":all:")
-    options = ("--python", sys.executable, "--link-mode", "copy", "--target", str(target), "-r", str(listed))
-    subprocess.run([*command, *options], check=True)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps", "--no-compile"]
+    subprocess.run([*command, "--only-binary=:all:", f"--target={target}", "-r", str(listed)], check=True)
     listed.unlink()
     tidy(target)
 

@@ -244,9 +244,12 @@ def _closed_4434(site: Site) -> list[PathFinding]:
         level: Level = "note" if site.relayed_accepted else "warning"
         made.append(_finding("udp-4434-closed", level, site, message, f"open UDP {port} to the connector"))
     if not site.relay_alternate_open:
-        message = f"UDP {ports.STUN_ALTERNATE} of the intermediate is closed: peers cannot learn how their NAT behaves"
-        remedy = f"open UDP {ports.STUN_ALTERNATE} to the intermediate"
-        made.append(_finding("udp-4434-closed", "warning", site, message, remedy))
+        message = (
+            f"UDP {ports.STUN_ALTERNATE} of the intermediate is closed: it costs no path, but `ztna doctor` cannot "
+            "tell peers how their NAT maps"
+        )
+        remedy = f"open UDP {ports.STUN_ALTERNATE} to the intermediate where peers should know"
+        made.append(_finding("udp-4434-closed", "note", site, message, remedy))
     return made
 
 

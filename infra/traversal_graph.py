@@ -90,7 +90,7 @@ def _aws(graph: Graph, site: Site) -> Site:
         connector_udp_open=_task_reachable(graph, tasks) if tasks else ports.CONNECTOR_UDP in relay,
         relays=len(instances),
         relay_udp_open=ports.QUIC in relay,
-        relay_alternate_open=True,  # the relay keeps to one port here, and doctor says what that leaves open
+        relay_alternate_open=ports.STUN_ALTERNATE in relay,
         relay_address_fixed=bool(graph.of_type("aws:ec2/eipAssociation:EipAssociation")),
     )
 

@@ -1,0 +1,1 @@
+"""The CrossGuard policy pack: the same rules, run by the official CLI."""
