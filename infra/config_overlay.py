@@ -14,6 +14,7 @@ from typing import Any, Final
 from infra.config import LOG_LEVELS, Key, PkiSettings, Reader, parse_choice, parse_int
 from infra.naming import check_label
 from infra.outputs import ServicePort
+from infra.wiring_macos import MacosApp
 
 TAKEN_NAMES: Final = ("relay", "connector", "ca")
 """Names that no agent may have: certificates and resources are called by them."""
@@ -46,6 +47,7 @@ class OverlaySettings:
     pki: PkiSettings = field(default_factory=PkiSettings)
     log_level: str = "info"
     allow_anonymous_v1: bool = False
+    macos: MacosApp = field(default_factory=MacosApp)
 
 
 OVERLAY_KEYS: Final = (
@@ -88,6 +90,13 @@ OVERLAY_KEYS: Final = (
         help="let in agents that cannot hold a certificate, such as the deployed macOS app: true or false",
         example="true",
         default="false",
+    ),
+    Key(
+        name="macosApp",
+        help="the macOS app as you built and signed it, for agent.mobileconfig: its bundle identifier, or an object of "
+        "bundleId, tunnelId and designatedRequirement (of a system extension), caCertPath",
+        example='{"bundleId": "org.example.ztna", "tunnelId": "org.example.ztna.tunnel"}',
+        default="com.example.ztna",
     ),
 )
 """Keys of every cloud stack; `run` of OverlaySettings is never empty."""
@@ -132,6 +141,7 @@ def overlay_settings(reader: Reader, default_services: Sequence[ServiceSettings]
         ),
         log_level=reader.parse("logLevel", lambda text: parse_choice(text, LOG_LEVELS)),
         allow_anonymous_v1=reader.parse("allowAnonymousV1", parse_bool),
+        macos=reader.parse("macosApp", parse_macos_app),
     )
 
 
@@ -190,6 +200,35 @@ def parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
 def parse_bool(text: str) -> bool:
     """Read `true` or `false`. Raises ValueError."""
     return parse_choice(text.lower(), ("true", "false")) == "true"
+
+
+_MACOS_FIELDS: Final = {
+    "bundleId": "bundle_id",
+    "tunnelId": "tunnel_id",
+    "designatedRequirement": "designated_requirement",
+    "caCertPath": "ca_cert_path",
+}
+_BUNDLE_ID = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
+
+
+def parse_macos_app(text: str) -> MacosApp:
+    """Read a bundle identifier, or a JSON object of the app's. Raises ValueError."""
+    values: Any = {"bundleId": text}
+    if text.lstrip().startswith("{"):
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"it is not JSON ({error.msg} at character {error.pos})") from error
+    for name, value in values.items():
+        try:
+            parse_choice(name, tuple(_MACOS_FIELDS))
+        except ValueError as error:
+            raise ValueError(f"unknown field {name!r}, {error}") from None
+        if not isinstance(value, str) or (name.endswith("Id") and not _BUNDLE_ID.fullmatch(value)):
+            raise ValueError(f"{name} is {value!r}, write it like org.example.ztna")
+    if "bundleId" not in values:
+        raise ValueError("bundleId is missing in it")
+    return MacosApp(**{_MACOS_FIELDS[name]: value for name, value in values.items()})
 
 
 def parse_json_list(text: str) -> list[Any]:
