@@ -1,10 +1,11 @@
 """Names: what may be one, and the identities made of them."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from infra.naming import check_label, child_name, component_token, grant_name, run_name, spiffe_id
+from infra.naming import check_label, child_name, component_token, grant_name, run_name, spiffe_id, tag_list, tags
 
 
 def test_identities_have_the_form_that_certificates_carry() -> None:
@@ -41,3 +42,17 @@ def test_a_run_is_called_after_its_stack_and_its_checkout(tmp_path: Path) -> Non
     assert run_name("lab", tmp_path) == run_name("lab", tmp_path / "link")
     assert run_name("lab", tmp_path) != run_name("lab", tmp_path / "other")
     assert check_label(run_name("x" * 24 + "-yyyyyyy", tmp_path), "run").startswith("x" * 24)
+
+
+def test_tags_say_whose_a_resource_is() -> None:
+    assert tags("do-nyc1", "blue", "relay") == {
+        "project": "ztna", "stack": "do-nyc1", "run": "blue", "component": "relay",
+    }  # fmt: skip
+    listed = tag_list("do-nyc1", "blue", "relay")
+    assert listed == ["project:ztna", "stack:do-nyc1", "run:blue", "component:relay"]
+    assert all(re.fullmatch(r"[A-Za-z0-9:_-]{1,255}", tag) for tag in listed), "what DigitalOcean allows"
+
+
+def test_a_tag_that_is_no_label_is_refused_by_its_key() -> None:
+    with pytest.raises(ValueError, match=r"^component 'a b' is not usable"):
+        tags("do-nyc1", "blue", "a b")

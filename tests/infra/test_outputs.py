@@ -15,10 +15,12 @@ from infra.outputs import (
     ExpectedPath,
     NatOutput,
     OutputsError,
+    PathPrediction,
     Place,
     RelayEndpoint,
     ServiceOutput,
     ServicePort,
+    SshAccess,
     StackOutputs,
     from_exports,
     to_exports,
@@ -88,6 +90,22 @@ stacks = st.builds(
     limits=argv,
     topology=st.dictionaries(words, st.integers() | st.floats(0.001, 0.999) | words, max_size=3),
     environment=st.dictionaries(words, words, max_size=2),
+    expected_path=st.lists(
+        st.builds(
+            PathPrediction,
+            service=words,
+            connector=words,
+            peer_nat=words,
+            reason=words,
+            path=st.sampled_from(["direct", "relayed", "none"]),
+        ),
+        max_size=2,
+    ).map(tuple),
+    ssh=st.lists(st.builds(SshAccess, host=words, port=port_numbers, user=words, host_key=words), max_size=2).map(
+        tuple
+    ),
+    agent_files=st.dictionaries(words, st.dictionaries(words, words, max_size=2), max_size=2),
+    ssh_private_keys=st.dictionaries(words, words, max_size=2),
 )
 
 
@@ -104,6 +122,8 @@ def small(**changes: Any) -> StackOutputs:
         "places": {"agent": Place(kind="agent", address="192.0.2.2")},
         "ca_pem": "CA",
         "probes": {"foreign": "KEY"},
+        "agent_files": {"a": {"agent.json": "KEY"}},
+        "ssh_private_keys": {"192.0.2.1": "KEY"},
     }
     return StackOutputs(**(values | changes))
 
@@ -146,12 +166,23 @@ def test_private_keys_stand_under_the_secret_keys_alone() -> None:
     assert "KEY" not in json.dumps(public)
     assert exports["profiles"] == {"a": "KEY"}
     assert exports["probes"] == {"foreign": "KEY"}
+    assert exports["agent_files"] == {"a": {"agent.json": "KEY"}}
+    assert exports["ssh_private_keys"] == {"192.0.2.1": "KEY"}
+    assert set(SECRET_KEYS) == {"profiles", "probes", "agent_files", "ssh_private_keys"}
 
 
 def test_hidden_secrets_are_read_as_none() -> None:
-    outputs = from_exports(to_exports(small()) | {"profiles": "[secret]", "probes": "[secret]"})
+    outputs = from_exports(to_exports(small()) | dict.fromkeys(SECRET_KEYS, "[secret]"))
     assert outputs.agents[0].profile == ""
-    assert outputs.probes == {}
+    assert (outputs.probes, outputs.agent_files, outputs.ssh_private_keys) == ({}, {}, {})
+
+
+def test_outputs_of_a_stack_that_knows_nothing_of_ssh_and_files_are_read() -> None:
+    exports = to_exports(small())
+    for key in ("ssh", "expected_path", "agent_files", "ssh_private_keys"):
+        del exports[key]
+    outputs = from_exports(exports)
+    assert (outputs.ssh, outputs.expected_path, outputs.agent_files, outputs.ssh_private_keys) == ((), (), {}, {})
 
 
 def test_a_wrong_type_is_named_by_its_place() -> None:
