@@ -22,8 +22,11 @@ Type = Any
 
 _SIMPLE = {"str": "str", "int": "int", "float": "float", "bool": "bool", "Any": "any"}
 _ASSETS = {"Asset": "asset", "Archive": "archive"}
-_GETTER = re.compile(r'@pulumi\.getter(?:\(name="([^"]+)"\))?\n    def (\w+)\(self\)')
+_GETTER = re.compile(
+    r'@pulumi\.getter(?:\(name="([^"]+)"\))?\n(?:    @_utilities\.deprecated\(""".*?"""\)\n)?    def (\w+)\(self\)'
+)
 _ARGS = re.compile(r"^ +args: (?:Optional\[)?(\w+)\]?(?:,| =)", re.MULTILINE)
+_RESULT = re.compile(_GETTER.pattern + r" -> (.+):$", re.MULTILINE)
 _IMPORT = re.compile(r"^from (\.+)([\w.]*) import (\w+)(?: as (\w+))?$", re.MULTILINE)
 _MEMBER = re.compile(r"^    \w+ = (.+)$", re.MULTILINE)
 
@@ -91,6 +94,21 @@ class Sdk:
         for path, start in self._classes(token):
             return tuple(given or python for given, python in _GETTER.findall(_read(path), start))
         return ()
+
+    def results(self, function: str) -> dict[str, Type]:
+        """What a function (`aws:ec2/getAmi:getAmi`) returns; empty where the SDK has no class for it."""
+        _, module, name = function.split(":")
+        folder = module.rpartition("/")[0]
+        result = f"{name[:1].upper()}{name[1:]}Result"
+        for path in _files_of(self.folder / ("" if folder == "index" else folder), name):
+            block = _block(_read(path), result)
+            if block:
+                reader = _Reader(path.parent.relative_to(self.folder), _read(path))
+                return {
+                    found[1] or found[2]: reader.read(ast.parse(found[3], mode="eval").body)
+                    for found in _RESULT.finditer(block)
+                }
+        return {}
 
     def _classes(self, token: str) -> Iterator[tuple[Path, int]]:
         """The file that holds a resource's class, and where in its text the class begins."""
