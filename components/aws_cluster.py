@@ -9,6 +9,11 @@ from pulumi_aws import cloudwatch, ecs
 from infra import naming
 
 
+def log_group(run: str, workload: str) -> str:
+    """Return the name of a workload's log group."""
+    return f"/{naming.PROJECT}/{run}/{workload}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AwsClusterArgs:
     """What the cluster is given: the workloads that log, and for how many days their lines are kept."""
@@ -52,7 +57,7 @@ class AwsCluster(pulumi.ComponentResource):
         groups = {
             workload: cloudwatch.LogGroup(
                 naming.child_name(name, f"{workload}-log"),
-                name=f"/{naming.PROJECT}/{args.run}/{workload}",
+                name=log_group(args.run, workload),
                 retention_in_days=args.log_retention_days,
                 tags=tags,
                 opts=child,
