@@ -14,7 +14,7 @@ from infra.overlay import PkiMembers
 from infra.pki import CA_DAYS, RENEW_FRACTION, LeafNames, client_names, server_names
 from infra.pki_rotation import signing_generation, trusted_generations
 from infra.wiring import JsonObject
-from infra.wiring_macos import MacosApp, agent_files
+from infra.wiring_macos import agent_files
 
 _CURVE: Final = "P256"
 _HOURS: Final = 24
@@ -107,11 +107,10 @@ class Pki(pulumi.ComponentResource):
         """Return a configuration as one self-contained agent.json, certificate and key inline. It is secret."""
         return self._with_identity(agent, config).apply(lambda profile: json.dumps(profile, indent=1))
 
-    def agent_files(
-        self, agent: str, config: pulumi.Input[Mapping[str, Any]], app: MacosApp | None = None
-    ) -> pulumi.Output[dict[str, str]]:
+    def agent_files(self, agent: str, config: pulumi.Input[Mapping[str, Any]]) -> pulumi.Output[dict[str, str]]:
         """Return the files of an agent by name: its profile, and the same for other programs. They are secret."""
-        return self._with_identity(agent, config).apply(lambda profile: agent_files(profile, app or MacosApp()))
+        app = self._args.members.macos
+        return self._with_identity(agent, config).apply(lambda profile: agent_files(profile, app))
 
     def _with_identity(self, member: str, config: pulumi.Input[Mapping[str, Any]]) -> pulumi.Output[JsonObject]:
         def merge(made: dict[str, Any]) -> JsonObject:

@@ -5,7 +5,7 @@ What only a deployment knows (the relay's address) is an argument, so that a pro
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from infra import ports, wiring
@@ -22,6 +22,7 @@ from infra.outputs import (
     StackOutputs,
 )
 from infra.wiring import JsonObject
+from infra.wiring_macos import MacosApp
 
 LOOPBACK: Final = "127.0.0.1"
 ANY: Final = "0.0.0.0"
@@ -30,10 +31,14 @@ RUNG: Final = "cloud"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PkiMembers:
-    """Who gets a client certificate: names of connectors and agents, and the services granted to each."""
+    """Who gets a client certificate: names of connectors and agents, and the services granted to each.
+
+    `macos` is the app that agents on Macs run, which their files are for.
+    """
 
     connectors: dict[str, tuple[str, ...]]
     agents: dict[str, tuple[str, ...]]
+    macos: MacosApp = field(default_factory=MacosApp)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +104,7 @@ class Overlay:
         return PkiMembers(
             connectors={self.connector_name: self._granted},
             agents=dict.fromkeys(self.settings.agents, self._granted),
+            macos=self.settings.macos,
         )
 
     def relay(self, host: str) -> RelayEndpoint:

@@ -14,6 +14,7 @@ from components.pki import Pki, PkiArgs
 from infra import pki
 from infra.config import PkiSettings
 from infra.overlay import PkiMembers
+from infra.wiring_macos import MacosApp
 from tests.support.fake_tls import SECRET, FakeTls
 from tests.support.pulumi_mocks import Recorder, record
 from ztna.config import Pem
@@ -42,7 +43,11 @@ def arguments(settings: PkiSettings) -> PkiArgs:
         relay_name="relay",
         server_name="ztna-server",
         addresses=[pulumi.Output.from_input("203.0.113.5")],
-        members=PkiMembers(connectors={"connector": GRANTED}, agents={"laptop": GRANTED, "phone": ("echo-service",)}),
+        members=PkiMembers(
+            connectors={"connector": GRANTED},
+            agents={"laptop": GRANTED, "phone": ("echo-service",)},
+            macos=MacosApp(bundle_id="org.example.ztna"),
+        ),
         dns_names=["relay.example.org"],
     )
 
@@ -186,6 +191,7 @@ def test_a_profile_and_the_files_of_an_agent_are_complete() -> None:
     load_credentials(pem(read["cert_pem"]), pem(read["key_pem"]), load_anchors(pem(read["ca_cert_pem"])))
     assert set(files) == {"agent.json", "agent.env", "agent.plist", "agent.mobileconfig", "ca.pem"}
     assert [name for name, text in files.items() if "PRIVATE KEY" in text] == ["agent.json"]
+    assert "<string>org.example.ztna</string>" in files["agent.mobileconfig"]
 
 
 def test_two_members_of_one_name_are_refused() -> None:

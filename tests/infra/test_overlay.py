@@ -11,6 +11,7 @@ from infra.config_overlay import OverlaySettings, service_settings
 from infra.outputs import PathPrediction, Place, SshAccess, from_exports, to_exports
 from infra.overlay import Overlay, PkiMembers
 from infra.wiring import STATE_DIR, with_identity
+from infra.wiring_macos import MacosApp
 from ztna.config import AgentConfig, ConnectorConfig, load_intermediate
 from ztna.proto.policy import Policy
 
@@ -23,6 +24,7 @@ SETTINGS = OverlaySettings(
     run="blue",
     pki=PkiSettings(),
     log_level="debug",
+    macos=MacosApp(bundle_id="org.example.ztna"),
 )
 OVERLAY = Overlay(stack="do-nyc1", run="blue", settings=SETTINGS)
 PEMS = {name: f"-----BEGIN {name}-----\n" for name in ("ca_pem", "cert_pem", "key_pem")}
@@ -40,7 +42,7 @@ def test_services_and_agents_have_addresses_in_their_order() -> None:
 def test_members_are_the_connector_and_the_agents_with_their_grants() -> None:
     granted = ("echo-service", "web")
     assert OVERLAY.members() == PkiMembers(
-        connectors={"connector": granted}, agents={"laptop": granted, "phone": granted}
+        connectors={"connector": granted}, agents={"laptop": granted, "phone": granted}, macos=SETTINGS.macos
     )
 
 
