@@ -27,7 +27,8 @@ class Registered:
 class Recorder(pulumi.runtime.Mocks):
     """Gives every resource its inputs back as outputs, with computed ones added by type.
 
-    Computed ones are a mapping, or a function of the resource's name and inputs that returns one.
+    Computed ones are a mapping, or a function of the resource's name and inputs that returns one; `id` among them is
+    the resource's id.
     """
 
     computed: Mapping[str, Computed] = field(default_factory=dict)
@@ -38,10 +39,8 @@ class Recorder(pulumi.runtime.Mocks):
         """Record one registration."""
         self.resources.append(Registered(args.typ, args.name, dict(args.inputs), not args.custom))
         computed = self.computed.get(args.typ, {})
-        return f"{args.name}-id", {
-            **args.inputs,
-            **(computed(args.name, args.inputs) if callable(computed) else computed),
-        }
+        made = {**args.inputs, **(computed(args.name, args.inputs) if callable(computed) else computed)}
+        return str(made.pop("id", f"{args.name}-id")), made
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]] | None]:
         """Refuse: no program of ours invokes anything."""
