@@ -16,7 +16,7 @@ from infra.naming import check_label
 from infra.outputs import ServicePort
 from infra.wiring_macos import MacosApp
 
-TAKEN_NAMES: Final = ("relay", "connector", "ca")
+TAKEN_NAMES: Final = ("relay", "intermediate", "connector", "ca")
 """Names that no agent may have: certificates and resources are called by them."""
 OVERLAPS: Final = ("none", "agents", "all")
 PROTOCOLS: Final = ("udp", "tcp", "icmp")

@@ -12,8 +12,11 @@ from dataclasses import fields
 from typing import Any, cast
 
 import pytest
+import yaml
 
-from infra.config import LAB_KEYS, parse_link, parse_nat
+from infra.config import LAB_KEYS, Key, parse_link, parse_nat
+from infra.config_overlay import OVERLAY_KEYS, parse_labels, parse_macos_app, parse_services
+from infra.config_tables import CONFIG_KEYS
 from infra.lab.nat import PRESETS
 from tests.docs.pages import ROOT, Rows, codes, tables
 from ztna.config import AgentConfig, ConfigError, ConnectorConfig, IntermediateConfig
@@ -163,6 +166,45 @@ def test_every_key_of_the_lab_stack_is_named_with_its_default_and_no_other() -> 
     for key in LAB_KEYS:
         expected = "required" if key.default is None else f"`{key.default}`"
         assert rows[f"lab:{key.name}"] == expected or key.default == "", key.name
+
+
+def shown(key: Key) -> str:
+    """How a table shows a default."""
+    if key.default is None:
+        return "required"
+    return f"`{key.default}`" if key.default else "unset"
+
+
+def test_every_key_that_cloud_stacks_share_is_named_with_its_default_and_no_other() -> None:
+    rows = {row["key"].strip("`"): row["default"] for row in table("Every cloud stack has these")}
+    assert rows == {key.name: shown(key) for key in OVERLAY_KEYS}
+
+
+@pytest.mark.parametrize("stack", [name for name in CONFIG_KEYS if name != "lab"])
+def test_every_key_of_a_cloud_stack_is_named_with_its_default_and_no_other(stack: str) -> None:
+    rows = {row["key"].strip("`"): row["default"] for row in table(f"The `{stack}` stack alone")}
+    own = [key for key in CONFIG_KEYS[stack] if key not in OVERLAY_KEYS]
+    assert rows == {f"{stack}:{key.name}": shown(key) for key in own}
+
+
+def test_every_field_of_a_service_and_of_the_app_is_named_and_no_other() -> None:
+    refusals: list[tuple[str, Callable[[], Any]]] = [
+        ("Fields of a service", lambda: parse_services(json.dumps([{UNKNOWN: 1}]))),
+        ("Fields of the macOS app", lambda: parse_macos_app(json.dumps({UNKNOWN: 1}))),
+    ]
+    for title, parse in refusals:
+        with pytest.raises(ValueError, match="unknown field") as refused:
+            parse()
+        assert {row["field"].strip("`") for row in table(title)} == listed(refused.value), title
+
+
+def test_the_example_of_services_is_read() -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    values = yaml.safe_load(blocks[0])["config"]
+    services = parse_services(json.dumps(values["do-nyc1:services"]))
+    assert [service.id for service in services] == ["echo-service", "web"]
+    assert services[1].port_backends == {"tcp/443": "127.0.0.1:8443"}
+    assert parse_labels(json.dumps(values["do-nyc1:agents"])) == ("laptop", "phone")
 
 
 def test_every_field_of_a_nat_and_of_a_link_is_named_and_no_other() -> None:
