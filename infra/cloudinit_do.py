@@ -62,7 +62,7 @@ def anchor_script(udp_ports: Sequence[int]) -> str:
 # UDP of the overlay leaves with the anchor address as its source, which is how it gets the reserved address.
 set -eu
 metadata=${{ZTNA_METADATA:-{METADATA_URL}}}
-anchor=$(curl -fsS --retry 10 --retry-connrefused --max-time 10 \\
+anchor=$(python3 -I -c 'import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode())' \\
     "$metadata/metadata/v1/interfaces/public/0/anchor_ipv4/address")
 set -- $(ip -4 route show default | head -n 1)
 [ "$1 $2 $4" = "default via dev" ] || {{ echo "unexpected default route: $*" >&2; exit 1; }}
