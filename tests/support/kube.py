@@ -75,3 +75,24 @@ def kubectl(config: Path, *arguments: str, timeout_s: float = 60.0) -> "subproce
     return subprocess.run(
         [program, "--kubeconfig", str(config), *arguments], capture_output=True, text=True, timeout=timeout_s
     )
+
+
+def dry_run(config: Path, manifests: list[dict[str, Any]], scratch: Path) -> None:
+    """Have the API server for tests check objects by a server-side dry run. It keeps the namespace and Cilium's kinds.
+
+    Raises:
+        AssertionError: with what the server said.
+    """
+    spaces = [manifest for manifest in manifests if manifest["kind"] == "Namespace"]
+    first, rest = scratch / "namespace.yaml", scratch / "objects.yaml"
+    first.write_text(yaml.safe_dump_all(spaces))
+    rest.write_text(yaml.safe_dump_all([manifest for manifest in manifests if manifest not in spaces]))
+    wait = ("wait", "--for=condition=established", "--timeout=30s", "-f", str(CILIUM_CRDS))
+    for arguments in (
+        ("apply", "-f", str(CILIUM_CRDS)),
+        wait,
+        ("apply", "-f", str(first)),
+        ("apply", "--dry-run=server", "--validate=strict", "-f", str(rest)),
+    ):
+        done = kubectl(config, *arguments)
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}\n{done.stdout}{done.stderr}"
