@@ -32,6 +32,7 @@ class Recorder(pulumi.runtime.Mocks):
     """
 
     computed: Mapping[str, Computed] = field(default_factory=dict)
+    calls: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     resources: list[Registered] = field(default_factory=list)
     parents: dict[str, str] = field(default_factory=dict)
 
@@ -43,8 +44,10 @@ class Recorder(pulumi.runtime.Mocks):
         return str(made.pop("id", f"{args.name}-id")), made
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]] | None]:
-        """Refuse: no program of ours invokes anything."""
-        raise AssertionError(f"unexpected call of {args.token}")
+        """Answer the provider's functions that a test foresees; refuse all others."""
+        if args.token not in self.calls:
+            raise AssertionError(f"unexpected call of {args.token}")
+        return {**args.args, **self.calls[args.token]}, None
 
     def of_type(self, kind: str) -> dict[str, dict[str, Any]]:
         """Return inputs by resource name of one type, told by the last part of its token."""
@@ -70,9 +73,13 @@ def record(
     stack: str = "lab",
     config: Mapping[str, str] | None = None,
     computed: Mapping[str, Computed] | None = None,
+    calls: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[Recorder, Any]:
-    """Run a program and return what it registered, and its result with every output resolved."""
-    recorder = Recorder(computed or {})
+    """Run a program and return what it registered, and its result with every output resolved.
+
+    `calls` are answers to functions of providers, by token.
+    """
+    recorder = Recorder(computed or {}, calls or {})
     results: list[Any] = []
 
     def run() -> None:
