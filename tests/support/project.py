@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 _LINKED = (".venv", "ztna", "infra", "components", "stacks")
-_COPIED = ("Pulumi.yaml", "Pulumi.lab.yaml", "__main__.py", "pyproject.toml")
+_COPIED = ("Pulumi.yaml", "__main__.py", "pyproject.toml")
 
 
 def link_project(directory: Path) -> Path:
@@ -13,6 +13,6 @@ def link_project(directory: Path) -> Path:
     directory.mkdir(parents=True)
     for name in _LINKED:
         (directory / name).symlink_to(ROOT / name)
-    for name in _COPIED:
+    for name in (*_COPIED, *(path.name for path in ROOT.glob("Pulumi.*.yaml"))):
         shutil.copy(ROOT / name, directory / name)
     return directory
