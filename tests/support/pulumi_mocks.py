@@ -47,7 +47,7 @@ class Recorder(pulumi.runtime.Mocks):
         """Answer the provider's functions that a test foresees; refuse all others."""
         if args.token not in self.calls:
             raise AssertionError(f"unexpected call of {args.token}")
-        return {**args.args, **self.calls[args.token]}, None
+        return {**args.args, **self.calls[args.token]}, []
 
     def of_type(self, kind: str) -> dict[str, dict[str, Any]]:
         """Return inputs by resource name of one type, told by the last part of its token."""
