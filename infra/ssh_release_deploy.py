@@ -44,6 +44,7 @@ from infra.ssh_release_files import (
 
 SYSCTL_FILE = Path("/etc/sysctl.d/60-ztna.conf")
 PENDING = VAR / "pending"
+PYTHON = "/usr/bin/python3"
 PROBE_S = 2.0
 SETTLE_S = 1.0
 PATIENCE_RESTARTS = 2
@@ -175,9 +176,9 @@ def _stage_release(release: str, sha256: str) -> None:
             tar.extractall(staged, members)  # noqa: S202 - checked above
     say("compiling")
     compiled = ("-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(staged))
-    run("python3", "-I", *compiled, check=False, timeout_s=COMPILE_S)
-    run("python3", "-I", "-c", SMOKE.format(lib=str(staged / "lib")))
-    os.sync()
+    run(PYTHON, "-I", *compiled, check=False, timeout_s=COMPILE_S)
+    run(PYTHON, "-I", "-c", SMOKE.format(lib=str(staged / "lib")))
+    run("sync", "--file-system", str(staged))
     staged.replace(final)
     upload.unlink()
 
@@ -194,7 +195,7 @@ def _stage_deployment(request: dict[str, Any], owner: tuple[int, int]) -> None:
         staged = DEPLOYMENTS / f".new-{request['deployment']}"
         staged.mkdir(parents=True)
         _fill(staged, request, owner)
-        os.sync()
+        run("sync", "--file-system", str(staged))
         staged.replace(final)
     link(CODE / "current", str(CURRENT / "code"))
     for role in request["files"]:
@@ -296,7 +297,7 @@ def _prove(deployment: str, timeout_s: float) -> None:
     waiting, reason = list(plan["ready"]), ""
     while waiting:
         asked = subprocess.run(
-            ["python3", "-I", "-S", probe, "--until-ready", f"{PROBE_S:g}", waiting[0]],
+            [PYTHON, "-I", "-S", probe, "--until-ready", f"{PROBE_S:g}", waiting[0]],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

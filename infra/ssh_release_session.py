@@ -28,6 +28,8 @@ STALL_TIMEOUT_S: Final = 60.0
 """An upload that moves no byte for so long has lost its connection."""
 CHUNK_BYTES: Final = 1 << 18
 PROGRESS_EVERY_S: Final = 2.0
+LOST: Final = (OSError, EOFError, paramiko.SSHException)
+"""What paramiko raises when a connection ends."""
 
 
 class ReleaseError(Exception):
@@ -110,7 +112,7 @@ class Session:
             raise ReleaseError(
                 f"host {where} refuses the login of {host.user!r} with the stack's key: {error}"
             ) from error
-        except (paramiko.SSHException, OSError, EOFError) as error:
+        except LOST as error:
             transport.close()
             raise UnreachableError(f"host {where}: {str(error) or 'the connection was lost'}") from error
         except BaseException:
@@ -136,7 +138,7 @@ class Session:
         try:
             self._channel.settimeout(CALL_TIMEOUT_S)
             self._channel.sendall(request.encode())
-        except OSError as error:
+        except LOST as error:
             raise UnreachableError(f"the connection was lost: {error}") from error
         return self._answer(timeout_s, progress)
 
@@ -157,7 +159,7 @@ class Session:
         )
         try:
             self._send(path, offset, size, progress)
-        except OSError as error:
+        except LOST as error:
             # The host may have said why it hung up.
             self._answer(CALL_TIMEOUT_S, progress)
             raise UnreachableError(f"the connection was lost during the upload: {error}") from error
@@ -268,7 +270,7 @@ def _start(channel: paramiko.Channel, user: str) -> None:
     sources = json.dumps([[module.__name__, Path(str(module.__file__)).read_text()] for module in modules]).encode()
     sudo = "" if user == "root" else "sudo -n -- "
     channel.settimeout(CALL_TIMEOUT_S)
-    channel.exec_command(f"{sudo}python3 -I -c {shlex.quote(_BOOTSTRAP)} {len(sources)}")
+    channel.exec_command(f"{sudo}/usr/bin/python3 -I -c {shlex.quote(_BOOTSTRAP)} {len(sources)}")
     channel.sendall(sources)
 
 
