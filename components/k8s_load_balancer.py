@@ -94,7 +94,7 @@ class K8sLoadBalancer(pulumi.ComponentResource):
                 name=f"{args.component}-lan",
                 namespace=site.namespace,
                 labels=labels,
-                annotations=dict.fromkeys(ADDRESS_ANNOTATIONS, args.address),
+                annotations={**dict.fromkeys(ADDRESS_ANNOTATIONS, args.address), **site.await_annotations},
             ),
             spec=core.ServiceSpecArgs(
                 type="LoadBalancer",

@@ -23,12 +23,21 @@ FILE_MODE: Final = 0o440
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class K8sSite:
-    """Where resources go: the namespace, the stack and run in their labels, the nodes that may run their pods."""
+    """Where resources go: the namespace, the stack and run in their labels, the nodes that may run their pods.
+
+    `await_ready` False: a deployment does not wait until Deployments and Services are ready.
+    """
 
     namespace: str
     stack: str
     run: str
     node_selector: Mapping[str, str]
+    await_ready: bool = True
+
+    @property
+    def await_annotations(self) -> dict[str, str]:
+        """Annotations of what a deployment waits for (pulumi.com/registry/packages/kubernetes, Resource Management)."""
+        return {} if self.await_ready else {"pulumi.com/skipAwait": "true"}
 
     def selector(self, component: str) -> dict[str, str]:
         """The labels by which a component's pods are selected; a Deployment's may never change."""

@@ -55,6 +55,9 @@ class K8sRole(pulumi.ComponentResource):
         site = args.site
         labels = site.labels(name)
         metadata = meta.ObjectMetaArgs(name=name, namespace=site.namespace, labels=labels)
+        awaited = meta.ObjectMetaArgs(
+            name=name, namespace=site.namespace, labels=labels, annotations=site.await_annotations or None
+        )
         account = core.ServiceAccount(
             naming.child_name(name, "account"), metadata=metadata, automount_service_account_token=False, opts=child
         )
@@ -78,7 +81,7 @@ class K8sRole(pulumi.ComponentResource):
             annotations[CERTIFICATES_DIGEST] = args.certificates.digest
         apps.Deployment(
             naming.child_name(name, "deployment"),
-            metadata=metadata,
+            metadata=awaited,
             spec=apps.DeploymentSpecArgs(
                 replicas=1,
                 revision_history_limit=5,
@@ -91,7 +94,7 @@ class K8sRole(pulumi.ComponentResource):
             ),
             opts=pulumi.ResourceOptions(parent=self, depends_on=needs),
         )
-        _service(name, args, metadata, child)
+        _service(name, args, awaited, child)
         policy.PodDisruptionBudget(
             naming.child_name(name, "budget"),
             metadata=metadata,

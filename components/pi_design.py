@@ -65,6 +65,7 @@ class PiDesign:
             stack=self.overlay.stack,
             run=self.overlay.run,
             node_selector=self.config.node_selector,
+            await_ready=self.config.await_ready,
         )
 
     @property

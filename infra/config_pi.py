@@ -14,7 +14,7 @@ from typing import Final
 
 from infra import ports
 from infra.config import ConfigError, ConfigSource, Key, Reader, parse_choice
-from infra.config_overlay import OVERLAY_KEYS, OverlaySettings, ServiceSettings, overlay_settings
+from infra.config_overlay import OVERLAY_KEYS, OverlaySettings, ServiceSettings, overlay_settings, parse_bool
 from infra.outputs import ServicePort
 from infra.overlay import Overlay
 
@@ -82,6 +82,13 @@ PI_KEYS: Final = (
     ),
     Key(name="context", help="context of the kubeconfig; unless given, its current one", example="pi", default=""),
     Key(
+        name="awaitReady",
+        help="whether `up` waits until every pod is ready and Cilium has given the address; false where they come "
+        "later",
+        example="false",
+        default="true",
+    ),
+    Key(
         name="quakekube",
         help="true also deploys QuakeKube and its service; it downloads the game's demo data, whose licence you accept",
         example="true",
@@ -137,6 +144,7 @@ class PiConfig:
     kubeconfig: str | None
     context: str | None
     render_dir: str | None
+    await_ready: bool
     overlay: OverlaySettings
 
     @property
@@ -169,7 +177,7 @@ def pi_config(source: ConfigSource) -> PiConfig:
     reader = Reader(source, PI_KEYS)
     namespace = reader.parse("namespace", parse_namespace)
     registry = reader.parse("registry", parse_registry)
-    quakekube = reader.parse("quakekube", lambda text: parse_choice(text, ("true", "false"))) == "true"
+    quakekube = reader.parse("quakekube", parse_bool)
     address, pool = reader.parse("loadBalancerIp", parse_address), reader.parse("pool", parse_pool)
     if address not in pool:
         raise ConfigError(
@@ -189,6 +197,7 @@ def pi_config(source: ConfigSource) -> PiConfig:
         kubeconfig=reader.text("kubeconfig") or None,
         context=reader.text("context") or None,
         render_dir=reader.text("renderDir") or None,
+        await_ready=reader.parse("awaitReady", parse_bool),
         overlay=overlay_settings(reader, default_services(namespace, quakekube=quakekube)),
     )
 

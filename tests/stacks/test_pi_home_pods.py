@@ -98,3 +98,17 @@ def test_another_configuration_is_another_pod_template() -> None:
     before, after = digests(graph()), digests(graph(logLevel="debug"))
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"intermediate-deployment", "connector-deployment"}
+
+
+def test_up_waits_for_pods_and_address_unless_told_otherwise() -> None:
+    def skipped(found: Graph) -> set[str]:
+        annotated = [node for node in found.nodes if node.type.startswith("kubernetes:")]
+        return {
+            f"{node.inputs['kind']}/{node.inputs['metadata']['name']}"
+            for node in annotated
+            if node.inputs["metadata"].get("annotations", {}).get("pulumi.com/skipAwait") == "true"
+        }
+
+    assert skipped(graph()) == set()
+    services = {f"Service/{name}" for name in ("intermediate", "intermediate-lan", "echo-server", "httpbin")}
+    assert skipped(graph(awaitReady="false")) == services | {f"Deployment/{name}" for name in ROLES}
