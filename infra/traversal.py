@@ -91,7 +91,7 @@ class Site:
         relay_alternate_open: UDP 4434 of the intermediate is open to peers: NAT behaviour is told apart by it.
         relay_address_fixed: a replaced intermediate comes back at the same address.
         traffic_policy: `externalTrafficPolicy` of the Kubernetes Service in front, None outside Kubernetes.
-        udp_buffer_bytes: what the hosts' sysctls allow a socket; None where the platform decides (pods, Fargate).
+        udp_buffer_bytes: what its host's sysctls allow a socket; None where the platform decides (pods, Fargate).
         relayed_accepted: relayed sessions are what the stack means to have: its relay stands beside the connector.
     """
 

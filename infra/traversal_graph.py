@@ -92,6 +92,7 @@ def _aws(graph: Graph, site: Site) -> Site:
         relay_udp_open=ports.QUIC in relay,
         relay_alternate_open=ports.STUN_ALTERNATE in relay,
         relay_address_fixed=bool(graph.of_type("aws:ec2/eipAssociation:EipAssociation")),
+        udp_buffer_bytes=None if tasks else site.udp_buffer_bytes,  # a task has no sysctls of its own
     )
 
 
