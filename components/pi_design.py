@@ -129,8 +129,8 @@ class PiDesign:
 
     @property
     def resolvers(self) -> tuple[str, ...]:
-        """What looks up names: the connector its backends and the relay, QuakeKube the server of its data."""
-        return (CONNECTOR, *(backend.name for backend in self.backends if backend.name == QUAKEKUBE))
+        """What looks up names: the connector those of the relay and of its backends."""
+        return (CONNECTOR,)
 
     @property
     def flows(self) -> tuple[K8sFlow, ...]:
@@ -143,16 +143,10 @@ class PiDesign:
             )
             for backend in self.backends
         )
-        downloads = (K8sPort(name="http", protocol="TCP", port=80), K8sPort(name="https", protocol="TCP", port=443))
         return (
             K8sFlow(source=WORLD, target=INTERMEDIATE, ports=self.relay_ports),
             K8sFlow(source=CONNECTOR, target=INTERMEDIATE, ports=self.relay_ports[:1]),
             *to_backends,
-            *(
-                K8sFlow(source=backend.name, target=WORLD, ports=downloads)
-                for backend in self.backends
-                if backend.name == QUAKEKUBE
-            ),
         )
 
     def intermediate_files(self) -> dict[str, str]:
@@ -267,34 +261,25 @@ def design(stack: str, config: PiConfig) -> PiDesign:
 
 
 def _quakekube(image: str) -> K8sBackend:
-    """QuakeKube: the game's server and, beside it, the server of its data, which downloads them at the start.
+    """QuakeKube: page, data and web socket of the game on TCP 8080, the game itself on UDP 27960.
 
-    Source: github.com/criticalstack/quake-kube, example.yaml.
+    Source: github.com/ChrisRx/quake-kube, cmd/q3/app/run/run.go. The image brings the demo's data.
     """
-    scratch, home = ("/tmp", "/assets"), {"HOME": "/tmp"}  # noqa: S108 - the pod's own, an emptyDir
-    server = K8sContainer(
-        name="server",
+    game = K8sContainer(
+        name=QUAKEKUBE,
         image=image,
         command=(
-            *("q3", "server", f"--config={CONFIG_DIR}/config.yaml", "--assets-dir=/assets"),
-            *("--content-server=http://127.0.0.1:9090", "--agree-eula"),
+            *("q3", "run", "--agree-eula", f"--config={CONFIG_DIR}/config.yaml", "--assets-dir=/assets"),
+            *(f"--client-addr={ANY}:8080", f"--server-addr={ANY}:27960", "--shutdown-delay=5s"),
         ),
         ports=(
             K8sPort(name="client", protocol="TCP", port=8080),
             K8sPort(name="game", protocol="UDP", port=27960),
         ),
-        health=K8sHealth(port=8080, start_s=600),
-        env=home,
-        scratch=scratch,
+        health=K8sHealth(port=8080, start_s=180),
+        env={"HOME": "/tmp"},  # noqa: S108 - the pod's own, an emptyDir
+        scratch=("/tmp", "/assets"),  # noqa: S108 - likewise
         cpu_m=250,
-        memory_mib=512,
+        memory_mib=768,
     )
-    content = K8sContainer(
-        name="content",
-        image=image,
-        command=("q3", "content", "--seed-content-url=http://content.quakejs.com", "--assets-dir=/assets"),
-        env=home,
-        scratch=scratch,
-        memory_mib=256,
-    )
-    return K8sBackend(name=QUAKEKUBE, containers=(server, content), files={"config.yaml": QUAKE_CONFIG})
+    return K8sBackend(name=QUAKEKUBE, containers=(game,), files={"config.yaml": QUAKE_CONFIG})

@@ -90,14 +90,15 @@ PI_KEYS: Final = (
     ),
     Key(
         name="quakekube",
-        help="true also deploys QuakeKube and its service; it downloads the game's demo data, whose licence you accept",
+        help="true also deploys QuakeKube and its service; with it you agree to the EULA of the Quake III demo, whose "
+        "data its image brings",
         example="true",
         default="false",
     ),
     Key(
         name="quakekubeImage",
         help="image of QuakeKube by digest; wanted with quakekube true",
-        example="docker.io/criticalstack/quake@" + EXAMPLE_DIGEST,
+        example="ghcr.io/chrisrx/quake-kube@" + EXAMPLE_DIGEST,
         default="",
     ),
     Key(
@@ -285,7 +286,7 @@ def parse_image(text: str) -> str:
     """Return an image reference by digest, else raise ValueError."""
     name, _, digest = text.partition("@")
     if not name or re.search(r"\s", name):
-        raise ValueError("it is not an image reference like docker.io/criticalstack/quake@sha256:...")
+        raise ValueError("it is not an image reference like ghcr.io/chrisrx/quake-kube@sha256:...")
     parse_digest(digest)
     return text
 

@@ -58,7 +58,7 @@ def test_defaults() -> None:
 
 
 def test_quakekube_brings_its_service_and_wants_an_image() -> None:
-    image = f"docker.io/criticalstack/quake@{DIGEST}"
+    image = f"ghcr.io/chrisrx/quake-kube@{DIGEST}"
     config = read(quakekube="true", quakekubeImage=image)
     game = config.overlay.services[2]
     assert config.quakekube_image == image

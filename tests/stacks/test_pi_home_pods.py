@@ -9,7 +9,7 @@ from infra.config_pi import EXAMPLE_DIGEST
 from infra.graph import Graph
 from tests.support.pi_home import ROLES, graph, objects, pods
 
-CONTAINERS = (*((role, role) for role in ROLES), ("quakekube", "server"), ("quakekube", "content"))
+CONTAINERS = tuple((name, name) for name in (*ROLES, "quakekube"))
 
 
 def pod_and_container(name: str, container: str) -> tuple[dict[str, Any], dict[str, Any]]:

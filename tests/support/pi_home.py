@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "Pulumi.pi-home.yaml").read_text())["config"]
 QUAKE = {
     "pi-home:quakekube": "true",
-    "pi-home:quakekubeImage": f"docker.io/criticalstack/quake@{EXAMPLE_DIGEST}",
+    "pi-home:quakekubeImage": f"ghcr.io/chrisrx/quake-kube@{EXAMPLE_DIGEST}",
     "pi-home:nodeSelector": '{"kubernetes.io/hostname": "pi-1"}',
 }
 ROLES = ("intermediate", "connector", "echo-server", "httpbin")
