@@ -28,6 +28,7 @@ _GETTER = re.compile(
 _ARGS = re.compile(r"^ +args: (?:Optional\[)?(\w+)\]?(?:,| =)", re.MULTILINE)
 _RESULT = re.compile(_GETTER.pattern + r" -> (.+):$", re.MULTILINE)
 _IMPORT = re.compile(r"^from (\.+)([\w.]*) import (\w+)(?: as (\w+))?$", re.MULTILINE)
+_TOP = re.compile(r"^(?:class (\w+)|@|if |def )", re.MULTILINE)
 _MEMBER = re.compile(r"^    \w+ = (.+)$", re.MULTILINE)
 
 
@@ -101,9 +102,9 @@ class Sdk:
         folder = module.rpartition("/")[0]
         result = f"{name[:1].upper()}{name[1:]}Result"
         for path in _files_of(self.folder / ("" if folder == "index" else folder), name):
-            block = _block(_read(path), result)
+            block = _block(path, result)
             if block:
-                reader = _Reader(path.parent.relative_to(self.folder), _read(path))
+                reader = _Reader(path.parent.relative_to(self.folder), path)
                 return {
                     found[1] or found[2]: reader.read(ast.parse(found[3], mode="eval").body)
                     for found in _RESULT.finditer(block)
@@ -125,16 +126,15 @@ class Sdk:
     @cache  # noqa: B019 - SDKs live as long as the process
     def _resolve(self, folder: str, name: str) -> Fields | Enumeration | None:
         inputs, enums = self.folder / folder / "_inputs.py", self.folder / folder / "_enums.py"
-        if inputs.exists() and f"\nclass {name}:" in _read(inputs):
+        if inputs.exists() and name in _classes_of(inputs):
             return self._of_class(inputs, name)
-        block = _block(_read(enums), name) if enums.exists() else ""
+        block = _block(enums, name) if enums.exists() else ""
         if block:
             return Enumeration(name, tuple(ast.literal_eval(text) for text in _MEMBER.findall(block)))
         return None
 
     def _of_class(self, path: Path, name: str) -> Fields | None:
-        text = _read(path)
-        block = _block(text, name)
+        block = _block(path, name)
         end = re.search(r"\):\n", block)
         if not block or end is None:
             return None
@@ -142,7 +142,7 @@ class Sdk:
         tree = ast.parse(f"{signature}): pass").body[0]
         assert isinstance(tree, ast.FunctionDef)
         names = {python: given or python for given, python in _GETTER.findall(block)}
-        reader = _Reader(path.parent.relative_to(self.folder), text)
+        reader = _Reader(path.parent.relative_to(self.folder), path)
         fields = {
             names.get(arg.arg, arg.arg): Field(reader.read(arg.annotation), default is None)
             for arg, default in zip(tree.args.kwonlyargs, tree.args.kw_defaults, strict=True)
@@ -153,9 +153,8 @@ class Sdk:
 class _Reader:
     """Reads annotations of one source file."""
 
-    def __init__(self, folder: Path, text: str) -> None:
-        self._folder = folder
-        self._imports = {found[4] or found[3]: (found[1], found[2], found[3]) for found in _IMPORT.finditer(text)}
+    def __init__(self, folder: Path, path: Path) -> None:
+        self._folder, self._imports = folder, _imports_of(path)
 
     def read(self, node: ast.expr | None) -> Type:
         """An annotation as type; what has no meaning for a check is `any`."""
@@ -219,13 +218,25 @@ def _is_twin(node: ast.expr) -> bool:
     return isinstance(name, str) and (name.endswith("ArgsDict") or name.startswith("outputs."))
 
 
-def _block(text: str, name: str) -> str:
+def _block(path: Path, name: str) -> str:
     """The text of a class at the top level of a module; empty when there is none."""
-    found = re.search(rf"^class {re.escape(name)}\b[^\n]*:\n", text, re.MULTILINE)
-    if found is None:
-        return ""
-    after = re.compile(r"^(?:class |@|if |def )", re.MULTILINE).search(text, found.end())
-    return text[found.start() : after.start() if after else len(text)]
+    start, end = _classes_of(path).get(name, (0, 0))
+    return _read(path)[start:end]
+
+
+@cache
+def _classes_of(path: Path) -> dict[str, tuple[int, int]]:
+    """Where in a module's text each of its classes begins and ends."""
+    text = _read(path)
+    found = list(_TOP.finditer(text))
+    ends = [*(item.start() for item in found[1:]), len(text)]
+    return {item[1]: (item.start(), end) for item, end in zip(found, ends, strict=True) if item[1]}
+
+
+@cache
+def _imports_of(path: Path) -> dict[str, tuple[str, str, str]]:
+    """By the name it has in a module: dots, package and name of each relative import."""
+    return {found[4] or found[3]: (found[1], found[2], found[3]) for found in _IMPORT.finditer(_read(path))}
 
 
 def _files_of(folder: Path, name: str) -> Iterator[Path]:
