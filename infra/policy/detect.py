@@ -38,6 +38,7 @@ _PUBLIC: Final = (
     re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PUBLIC KEY-----.*?-----END (?:[A-Z0-9]+ )*PUBLIC KEY-----", re.S),
     re.compile(r"\b(?:ssh-(?:rsa|ed25519)|ecdsa-sha2-[a-z0-9-]+|sk-[a-z0-9@.-]+) +[A-Za-z0-9+/=]+"),
     re.compile(r"\b(?:sha256|sha384|sha512)[:-][A-Za-z0-9+/=]+"),
+    re.compile(r"\barn:[a-z-]+:[A-Za-z0-9:/_.*-]+"),
 )
 _RUN = re.compile(r"[A-Za-z0-9+/_=-]{24,}")
 MIN_ENTROPY_BITS: Final = 4.2
