@@ -14,13 +14,15 @@ from components.pki import Pki
 from components.ssh_keys import SshKeys
 from infra import traversal, units
 from infra.config_do import DoConfig
-from infra.outputs import SshAccess, StackOutputs
+from infra.outputs import Place, PlaceKind, SshAccess, StackOutputs
 from infra.overlay import LOOPBACK, Overlay
 from infra.units import Unit
 from infra.wiring import JsonObject
 
 ADMIN_USER: Final = "root"
 SSH: Final = 22
+RELAY: Final = "relay"
+CONNECTOR: Final = "connector"
 UNITS: Final[tuple[Unit, ...]] = (units.INTERMEDIATE, units.BACKEND_HTTP, units.BACKEND_ECHO, units.CONNECTOR)
 """What runs on the droplet, in the order in which it is started."""
 
@@ -83,6 +85,9 @@ class DoDesign:
                 profiles=made["profiles"],
                 agent_files=made["agent_files"],
                 ssh=(SshAccess(host=host, port=SSH, user=ADMIN_USER, host_key=made["host_key"]),),
+                places=places(ssh_command(host, made["host_key"]), host),
+                relay_place=RELAY,
+                connector_place=CONNECTOR,
                 ssh_private_keys={host: made["admin_key"]},
                 expected_path=traversal.predict(self.traversal_site),
             )
@@ -105,6 +110,42 @@ class DoDesign:
             return host.apply(lambda known: self.overlay.agent_config(agent, known))
 
         return {agent: make(agent, config(agent)) for agent in self.overlay.settings.agents}
+
+
+def ssh_command(host: str, host_key: str) -> tuple[str, ...]:
+    """Return the argv that runs commands on the droplet; it believes this host key, and no file of known hosts."""
+    options = {
+        "StrictHostKeyChecking": "yes",
+        "UserKnownHostsFile": "none",
+        "GlobalKnownHostsFile": "none",
+        "KnownHostsCommand": f"/bin/echo %H {host_key}",  # ssh_config(5): OpenSSH 8.5
+        "BatchMode": "yes",
+    }
+    return (
+        "ssh",
+        *(word for key, value in options.items() for word in ("-o", f"{key}={value}")),
+        f"{ADMIN_USER}@{host}",
+    )
+
+
+def places(ssh: tuple[str, ...], host: str) -> dict[str, Place]:
+    """Return where commands run: all roles are on the one droplet, each with the unit that its controls are for."""
+    kinds: tuple[tuple[str, PlaceKind, Unit], ...] = (
+        (RELAY, "intermediate", units.INTERMEDIATE),
+        (CONNECTOR, "connector", units.CONNECTOR),
+        ("httpbin", "backend", units.BACKEND_HTTP),
+        ("echo", "backend", units.BACKEND_ECHO),
+    )
+    return {
+        name: Place(
+            kind=kind,
+            address=host,
+            exec=ssh,
+            controls={verb: (*ssh, "systemctl", verb, unit.name) for verb in ("start", "stop", "kill", "restart")},
+            config_path=f"{units.CONFIG_DIR}/{unit.role}/{unit.role}.json" if unit.role else None,
+        )
+        for name, kind, unit in kinds
+    }
 
 
 def design(stack: str, config: DoConfig) -> DoDesign:
