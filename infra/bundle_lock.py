@@ -61,12 +61,12 @@ class Wheel:
 def product_wheels(target: Target, lock: Path = LOCK) -> tuple[Wheel, ...]:
     """Return the wheels that the roles need, by name. Raises BundleError when the lock has none for the target."""
     packages = _packages(lock)
-    return _closure(packages, [item["name"] for item in packages[PROJECT][0]["dependencies"]], target)
+    return _closure(packages, packages[PROJECT][0]["dependencies"], target)
 
 
 def backend_wheels(target: Target, lock: Path = LOCK) -> tuple[Wheel, ...]:
     """Return the wheels that the test backend needs, by name. Raises BundleError like `product_wheels`."""
-    return _closure(_packages(lock), ["httpbin", "waitress"], target)
+    return _closure(_packages(lock), [{"name": "httpbin"}, {"name": "waitress"}], target)
 
 
 @cache
@@ -81,12 +81,14 @@ def _packages(lock: Path) -> Mapping[str, list[dict[str, Any]]]:
     return found
 
 
-def _closure(packages: Mapping[str, list[dict[str, Any]]], roots: Iterable[str], target: Target) -> tuple[Wheel, ...]:
+def _closure(
+    packages: Mapping[str, list[dict[str, Any]]], roots: Iterable[dict[str, Any]], target: Target
+) -> tuple[Wheel, ...]:
     """Follow dependencies whose markers hold on the target; every package once."""
     environment = marker_environment(target)
     tags = frozenset(wheel_tags(target))
     wheels: dict[str, Wheel] = {}
-    waiting: list[dict[str, Any]] = [{"name": name} for name in roots]
+    waiting: list[dict[str, Any]] = list(roots)
     while waiting:
         wanted = waiting.pop()
         if "marker" in wanted and not Marker(wanted["marker"]).evaluate(environment):

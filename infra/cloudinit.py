@@ -99,7 +99,6 @@ def _config(setup: HostSetup) -> dict[str, Any]:
         "ssh_pwauth": False,
         "disable_root": setup.admin_user != "root",
         "ssh_deletekeys": True,
-        "ssh_genkeytypes": [],
         "ssh_keys": {
             "ed25519_private": setup.host_keys.private.strip() + "\n",
             "ed25519_public": setup.host_keys.public.strip() + "\n",

@@ -22,7 +22,7 @@ import paramiko
 from infra import ssh_release_deploy, ssh_release_files, ssh_release_host
 
 CONNECT_TIMEOUT_S: Final = 10.0
-RETRY_S: Final = 1.0
+RETRY_S: Final = 0.3
 CALL_TIMEOUT_S: Final = 60.0
 STALL_TIMEOUT_S: Final = 60.0
 """An upload that moves no byte for so long has lost its connection."""

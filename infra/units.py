@@ -26,7 +26,6 @@ UDP_BUFFER_BYTES: Final = 4 << 20
 SYSCTLS: Final[Mapping[str, int]] = {
     "net.core.rmem_max": UDP_BUFFER_BYTES,
     "net.core.wmem_max": UDP_BUFFER_BYTES,
-    "net.core.netdev_max_backlog": 5000,
 }
 """Kernel settings that a host must have at least; the first boot sets them, every release verifies them."""
 

@@ -20,6 +20,7 @@ TOOLS = ("systemd-nspawn", "dbus-daemon", "sshd", "nft", "ip", "nsenter", "journ
 BOOT_S = 30.0
 STOP_S = 10.0
 SIZE = "1g"
+"""Of the memory that changes may take."""
 _numbers = itertools.count()
 
 TARGET = """\
@@ -34,7 +35,9 @@ After=basic.target
 class Machine:
     """A booted machine, reachable at `address`; a context manager that leaves nothing behind."""
 
-    def __init__(self, folder: Path, *, files: dict[str, str] | None = None, wants: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, *, files: dict[str, str] | None = None, wants: Sequence[str] = (), size: str = SIZE
+    ) -> None:
         """Prepare it; `files` (absolute path -> text, mode 0600) are there at boot, `wants` are units to start."""
         number = next(_numbers)
         self.name = f"zr{os.getpid()}x{number}"
@@ -42,6 +45,7 @@ class Machine:
         self.root = self.folder / "root"
         self.files = files or {}
         self.wants = wants
+        self.size = size
         # RFC 3927 link-local addresses: a /30 of each machine.
         third, fourth = 128 + (os.getpid() + number) % 100, 4 * (number % 60)
         self.gateway = f"169.254.{third}.{fourth + 1}"
@@ -65,7 +69,7 @@ class Machine:
 
     def _prepare(self) -> None:
         self.folder.mkdir(parents=True)
-        run("mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=0755", "ztna-machine", str(self.folder))
+        run("mount", "-t", "tmpfs", "-o", f"size={self.size},mode=0755", "ztna-machine", str(self.folder))
         for name in ("root", "upper", "work"):
             (self.folder / name).mkdir()
         layers = f"lowerdir=/,upperdir={self.folder}/upper,workdir={self.folder}/work"
@@ -76,16 +80,17 @@ class Machine:
         units = self.root / "etc/systemd/system"
         (units / "default.target").symlink_to("machine.target")
         (units / "machine.target").write_text(TARGET.format(wants=" ".join(self.wants)))
+        (units / "sshd.service").symlink_to("/lib/systemd/system/ssh.service")  # cloud-init is ordered before this name
         (self.root / "etc/hostname").write_text("machine\n")
         (self.root / "etc/machine-id").write_text("")
         (self.root / "etc/ssh/sshd_config").write_text(
             "Include /etc/ssh/sshd_config.d/*.conf\nPermitRootLogin prohibit-password\n"
         )
         for name, text in self.files.items():
-            path = self.root / name.lstrip("/")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            path.write_text(text)
+            file = self.root / name.lstrip("/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(mode=0o600)
+            file.write_text(text)
 
     def _boot(self) -> None:
         run("ip", "netns", "add", self.name)
