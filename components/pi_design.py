@@ -74,11 +74,6 @@ class PiDesign:
         return str(self.config.load_balancer_ip)
 
     @property
-    def relay_host(self) -> str:
-        """The relay's name inside the cluster, which stands for its ClusterIP."""
-        return service_host(INTERMEDIATE, self.config.namespace)
-
-    @property
     def relay_ports(self) -> tuple[K8sPort, ...]:
         """What the relay answers on: QUIC and STUN, and STUN's second port."""
         return (
@@ -155,7 +150,7 @@ class PiDesign:
 
     def connector_files(self) -> dict[str, str]:
         """connector.json, which dials the relay by its ClusterIP and demands the stack's server name of it."""
-        return self.overlay.connector_files(self.relay_host, metrics_addr=ANY)
+        return self.overlay.connector_files(self.config.relay_host, metrics_addr=ANY)
 
     def balancer(self, *after: pulumi.Resource) -> K8sLoadBalancerArgs:
         """The relay's address on the LAN."""

@@ -65,7 +65,7 @@ def render_stack(stack: str, directory: Path) -> list[Path]:
         overlay, address = pi_overlay(stack, config), str(config.load_balancer_ip)
         graph = workspace.graph()
         kept = workspace.state_dir / "render" / stack
-        made = material(kept, overlay, address, now=dt.datetime.now(dt.UTC))
+        made = material(kept, overlay, address, dns_names=[config.relay_host], now=dt.datetime.now(dt.UTC))
         rendered = files(graph, made.pems)
     except ConfigError as error:
         raise CliFailure(str(error), ExitCode.CONFIG) from error

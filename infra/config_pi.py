@@ -149,6 +149,11 @@ class PiConfig:
     overlay: OverlaySettings
 
     @property
+    def relay_host(self) -> str:
+        """The relay's name inside the cluster, which stands for its ClusterIP."""
+        return service_host(INTERMEDIATE, self.namespace)
+
+    @property
     def limits(self) -> tuple[str, ...]:
         """What this configuration cannot do, each with the remedy."""
         images = [image for image in (self.overlay_image, self.http_image, self.quakekube_image) if image]

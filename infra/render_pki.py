@@ -7,8 +7,8 @@ ways. The directory is private to its owner (0700, files 0600); whoever reads it
 import datetime as dt
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +31,9 @@ class Material:
     agents: dict[str, dict[str, str]]
 
 
-def material(directory: Path, overlay: Overlay, relay_host: str, *, now: dt.datetime) -> Material:
+def material(
+    directory: Path, overlay: Overlay, relay_host: str, *, dns_names: Sequence[str] = (), now: dt.datetime
+) -> Material:
     """Return the certificates of a stack's members; those that are kept and still good are used again.
 
     A leaf is made anew when its names, its CA or its validity changed, and in the last third of its life.
@@ -39,13 +41,14 @@ def material(directory: Path, overlay: Overlay, relay_host: str, *, now: dt.date
     Args:
         directory: where they are kept; made when it is not there.
         relay_host: the IP address that agents dial; it stands in the relay's certificate.
+        dns_names: further names by which the relay is dialled.
     """
     store = _Store(directory, overlay.stack, now)
     settings = overlay.settings.pki
     cas = {generation: store.ca(generation) for generation in trusted_generations(settings)}
     bundle = "".join(ca.cert_pem for ca in cas.values())
     pems = {}
-    for names in _members(overlay, relay_host):
+    for names in _members(overlay, relay_host, dns_names):
         leaf = store.leaf(names, cas, settings)
         pems[names.name] = {"cert.pem": leaf.cert_pem, "key.pem": leaf.key_pem, "ca.pem": bundle}
     agents = {}
@@ -57,7 +60,7 @@ def material(directory: Path, overlay: Overlay, relay_host: str, *, now: dt.date
             cert_pem=own["cert.pem"],
             key_pem=own["key.pem"],
         )
-        agents[agent] = wiring_macos.agent_files(profile)
+        agents[agent] = wiring_macos.agent_files(profile, overlay.members().macos)
     return Material(pems=pems, agents=agents)
 
 
@@ -73,10 +76,11 @@ def write_private(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _members(overlay: Overlay, relay_host: str) -> list[LeafNames]:
+def _members(overlay: Overlay, relay_host: str, dns_names: Sequence[str]) -> list[LeafNames]:
     members = overlay.members()
+    relay = server_names(overlay.stack, overlay.relay_name, overlay.server_name, [relay_host])
     return [
-        server_names(overlay.stack, overlay.relay_name, overlay.server_name, [relay_host]),
+        replace(relay, dns_names=(*relay.dns_names, *dns_names)),
         *(client_names(overlay.stack, "connector", *item) for item in members.connectors.items()),
         *(client_names(overlay.stack, "agent", *item) for item in members.agents.items()),
     ]

@@ -38,6 +38,7 @@ def program() -> pulumi.Output[StackOutputs]:
             relay_name=overlay.relay_name,
             server_name=overlay.server_name,
             addresses=[home.address],
+            dns_names=[config.relay_host],
             members=overlay.members(),
         ),
     )

@@ -28,7 +28,8 @@ def overlay(agents: tuple[str, ...] = ("laptop",), pki: PkiSettings | None = Non
 
 
 def make(directory: Path, wanted: Overlay | None = None, host: str = HOST, days: int = 0) -> Material:
-    return material(directory, wanted or overlay(), host, now=NOW + dt.timedelta(days=days))
+    names = ["intermediate.ztna.svc"]
+    return material(directory, wanted or overlay(), host, dns_names=names, now=NOW + dt.timedelta(days=days))
 
 
 def test_everybody_gets_a_certificate_of_one_ca_and_the_relay_its_address(tmp_path: Path) -> None:
@@ -42,7 +43,7 @@ def test_everybody_gets_a_certificate_of_one_ca_and_the_relay_its_address(tmp_pa
     verifier.verify(leaf, [])
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == [HOST]
-    assert "intermediate" in names.get_values_for_type(x509.DNSName)
+    assert {"intermediate", "intermediate.ztna.svc"} <= set(names.get_values_for_type(x509.DNSName))
     assert isinstance(leaf.public_key(), ec.EllipticCurvePublicKey)
 
 

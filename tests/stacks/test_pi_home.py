@@ -194,7 +194,7 @@ def test_keys_are_secret_wherever_they_stand() -> None:
 def test_the_relays_certificate_carries_its_address_and_its_name_in_the_cluster() -> None:
     (request,) = [node for node in graph().nodes if node.name == "pki-intermediate-g1-request"]
     assert request.inputs["ipAddresses"] == ["10.0.150.205"]
-    assert {"ztna-server", "intermediate"} <= set(request.inputs["dnsNames"])
+    assert {"ztna-server", "intermediate", "intermediate.ztna.svc"} <= set(request.inputs["dnsNames"])
 
 
 def test_the_connector_dials_the_relays_cluster_ip_and_demands_the_stacks_server_name() -> None:
