@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +31,7 @@ from infra.addressing import (
     lab_table,
     overlay_plan,
     require_disjoint,
-)
+)from infra.config_do import DO_KEYS
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "addressing.md"
 names = st.lists(st.from_regex(r"[a-z]{1,12}", fullmatch=True), unique=True, max_size=100)
@@ -130,6 +131,13 @@ def test_the_clouds_have_the_addresses_that_their_stacks_promise() -> None:
     ]
     assert str(PI.relay) == "10.0.150.205"
     assert DO.vpc.is_private
+
+
+def test_the_plan_and_the_configuration_of_the_stacks_agree() -> None:
+    defaults = {key.name: key.default for key in DO_KEYS}
+    assert defaults["vpcRange"] == str(DO.vpc)
+    committed = yaml.safe_load((DOCUMENT.parents[1] / "Pulumi.pi-home.yaml").read_text())["config"]
+    assert committed["pi-home:loadBalancerIp"] == str(PI.relay)
 
 
 @given(
