@@ -31,7 +31,8 @@ from infra.addressing import (
     lab_table,
     overlay_plan,
     require_disjoint,
-)from infra.config_do import DO_KEYS
+)
+from infra.config_do import DO_KEYS
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "addressing.md"
 names = st.lists(st.from_regex(r"[a-z]{1,12}", fullmatch=True), unique=True, max_size=100)
