@@ -153,3 +153,16 @@ def test_engine_page_names_all_that_the_engine_refuses() -> None:
     features |= set(re.findall(r'_refuse\(context, f"([^({]+) \(', (engine / "monitor.py").read_text()))
     assert len(features) > 12
     assert not [feature for feature in features if feature not in text]
+
+
+def test_every_line_of_the_coverage_names_what_makes_it_and_a_test_that_exists() -> None:
+    rows = [row for found in tables((DOCS / "coverage.md").read_text()).values() for row in found]
+    assert len(rows) > 60
+    for row in rows:
+        tests = codes(row["checked by"])
+        assert tests, row["line"]
+        assert all((ROOT / name).exists() for name in codes(row["made by"])), row["line"]
+        for test in tests:
+            file, _, name = test.partition("::")
+            assert (ROOT / file).exists(), test
+            assert not name or name in functions(ROOT / file), test
