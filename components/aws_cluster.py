@@ -45,7 +45,7 @@ class AwsCluster(pulumi.ComponentResource):
             tags=tags,
             opts=child,
         )
-        ecs.ClusterCapacityProviders(
+        capacity = ecs.ClusterCapacityProviders(
             naming.child_name(name, "capacity"),
             cluster_name=cluster.name,
             capacity_providers=["FARGATE"],
@@ -64,7 +64,8 @@ class AwsCluster(pulumi.ComponentResource):
             )
             for workload in args.workloads
         }
-        self.arn = cluster.arn
+        # A service that outlived the capacity providers could not be deleted: it waits for them, and goes before them.
+        self.arn = pulumi.Output.all(cluster.arn, capacity.id).apply(lambda found: str(found[0]))
         self.log_groups = pulumi.Output.all(**{workload: group.name for workload, group in groups.items()})
         self.log_group_arns = pulumi.Output.all(**{workload: group.arn for workload, group in groups.items()})
         self.register_outputs({"arn": self.arn, "log_groups": self.log_groups, "log_group_arns": self.log_group_arns})

@@ -76,7 +76,8 @@ class AwsNlb(pulumi.ComponentResource):
             ],
             enable_cross_zone_load_balancing=True,  # one task serves the addresses of all zones
             tags=tags,
-            opts=child,
+            # An elastic IP is in one load balancer at a time, and the successor has the same ones.
+            opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True),
         )
         targets = lb.TargetGroup(
             naming.child_name(name, "targets"),

@@ -1,4 +1,4 @@
-"""The golden inventory of the aws-us-east-2 stack: what is declared, reviewed by people. A change here is a decision."""
+"""The golden inventory of the aws-us-east-2 stack: what it declares. A change here is a decision, reviewed as one."""
 
 from typing import Any
 
