@@ -3,7 +3,8 @@
 DigitalOcean rewrites the destination of what comes to a reserved address to the droplet's *anchor* address, a second
 one of its public interface; only packets *from* the anchor address leave as the reserved one. A socket bound to all
 addresses would answer from the droplet's own address, and the peer's NAT would drop the answer. So the ports of the
-overlay, and nothing else of the host, are routed with the anchor address as their source.
+relay, and nothing else of the host, are routed with the anchor address as their source. The connector's socket keeps the
+droplet's own address: that is the one which it finds on its interface and announces, and answers must come from it.
 
 Source: https://docs.digitalocean.com/products/networking/reserved-ips/how-to/find-anchor-ips/
 """
@@ -13,10 +14,12 @@ from typing import Final
 
 import yaml
 
-from infra import cloudinit
+from infra import cloudinit, ports
 from infra.cloudinit import HostKeys, HostSetup
 
 SSH: Final = 22
+ANCHORED: Final = (ports.QUIC,)
+"""UDP ports that answer from the reserved address: the relay's."""
 ANCHOR_SCRIPT: Final = "/usr/local/sbin/ztna-anchor-route"
 ANCHOR_UNIT: Final = "ztna-anchor-route.service"
 ROUTE_TABLE: Final = 4433
@@ -40,7 +43,7 @@ def user_data(*, hostname: str, admin_public_keys: Sequence[str], host_keys: Hos
     )
     config = yaml.safe_load(cloudinit.user_data(setup))
     config["write_files"] += [
-        _file(ANCHOR_SCRIPT, anchor_script(udp_ports), "0755"),
+        _file(ANCHOR_SCRIPT, anchor_script(ANCHORED), "0755"),
         _file(f"/etc/systemd/system/{ANCHOR_UNIT}", anchor_unit()),
     ]
     config["runcmd"] += [["systemctl", "daemon-reload"], ["systemctl", "enable", "--now", ANCHOR_UNIT]]
@@ -59,7 +62,7 @@ def anchor_script(udp_ports: Sequence[int]) -> str:
     )
     return f"""\
 #!/bin/sh
-# UDP of the overlay leaves with the anchor address as its source, which is how it gets the reserved address.
+# UDP of the relay leaves with the anchor address as its source, which is how it gets the reserved address.
 set -eu
 metadata=${{ZTNA_METADATA:-{METADATA_URL}}}
 anchor=$(python3 -I -c 'import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode())' \\
@@ -75,7 +78,7 @@ def anchor_unit() -> str:
     """Return the unit that runs the script at every boot, before the roles."""
     return f"""\
 [Unit]
-Description=UDP of the overlay leaves by the reserved address
+Description=UDP of the relay leaves by the reserved address
 Wants=network-online.target
 After=network-online.target
 Before=ztna-intermediate.service ztna-connector.service
