@@ -3,8 +3,8 @@
 DigitalOcean rewrites the destination of what comes to a reserved address to the droplet's *anchor* address, a second
 one of its public interface; only packets *from* the anchor address leave as the reserved one. A socket bound to all
 addresses would answer from the droplet's own address, and the peer's NAT would drop the answer. So the ports of the
-relay, and nothing else of the host, are routed with the anchor address as their source. The connector's socket keeps the
-droplet's own address: that is the one which it finds on its interface and announces, and answers must come from it.
+relay, and nothing else of the host, are routed with the anchor address as their source. The connector's socket keeps
+the droplet's own address, which it finds on its interface and announces: answers must come from there.
 
 Source: https://docs.digitalocean.com/products/networking/reserved-ips/how-to/find-anchor-ips/
 """
