@@ -3,7 +3,7 @@
 Nothing else in the project computes an address; docs/addressing.md is checked against `lab_table`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
@@ -31,19 +31,31 @@ def overlay_plan(
     services: Sequence[str],
     agents: Sequence[str],
     *,
+    fixed: Mapping[str, IPv4Address] | None = None,
     service_cidr: IPv4Network = SERVICE_CIDR,
     agent_cidr: IPv4Network = AGENT_CIDR,
 ) -> OverlayPlan:
     """Give each service and each agent its virtual address. Appending a name moves no earlier one.
 
+    Args:
+        fixed: services that have an address of their own choice. It moves no other one.
+
     Raises:
-        AddressingError: a name occurs twice, a network has too few addresses, or the two networks overlap.
+        AddressingError: a name occurs twice, a network has too few addresses, the two networks overlap, or a fixed
+            address is another's, an agent's or no unicast one.
     """
     require_disjoint({"service_cidr": service_cidr, "agent_cidr": agent_cidr})
-    return OverlayPlan(
-        services=_assign(services, service_cidr, FIRST_SERVICE, "service"),
-        agents=_assign(agents, agent_cidr, FIRST_AGENT, "agent"),
-    )
+    assigned = _assign(services, service_cidr, FIRST_SERVICE, "service") | dict(fixed or {})
+    taken: dict[IPv4Address, str] = {}
+    for name, address in assigned.items():
+        if address in agent_cidr:
+            raise AddressingError(f"service {name!r} has {address}, which is in {agent_cidr}, the range of agents")
+        if address.is_multicast or address.is_loopback or address.is_link_local or not 1 <= int(address) >> 24 <= 223:
+            raise AddressingError(f"service {name!r} has {address}, which is no unicast address that can be routed")
+        if address in taken:
+            raise AddressingError(f"services {taken[address]!r} and {name!r} both have {address}: move one of them")
+        taken[address] = name
+    return OverlayPlan(services=assigned, agents=_assign(agents, agent_cidr, FIRST_AGENT, "agent"))
 
 
 def _assign(names: Sequence[str], network: IPv4Network, first: int, what: str) -> dict[str, IPv4Address]:

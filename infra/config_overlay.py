@@ -8,9 +8,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import Any, Final
 
+from infra.addressing import OverlayPlan, overlay_plan
 from infra.config import LOG_LEVELS, Key, PkiSettings, Reader, parse_choice, parse_int
 from infra.naming import check_label
 from infra.outputs import ServicePort
@@ -20,7 +21,7 @@ TAKEN_NAMES: Final = ("relay", "intermediate", "connector", "ca")
 """Names that no agent may have: certificates and resources are called by them."""
 OVERLAPS: Final = ("none", "agents", "all")
 PROTOCOLS: Final = ("udp", "tcp", "icmp")
-_SERVICE_FIELDS: Final = ("id", "backend", "ports", "portBackends")
+_SERVICE_FIELDS: Final = ("id", "backend", "ports", "portBackends", "virtualIp")
 _HOST_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?):(\d{1,5})")
 
 
@@ -28,13 +29,14 @@ _HOST_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z
 class ServiceSettings:
     """A service: its ports at the virtual address, and the backend `host:port` behind them.
 
-    `port_backends` maps `protocol/port` to another backend than `backend`.
+    `port_backends` maps `protocol/port` to another backend than `backend`. `virtual_ip` None: by its place in the list.
     """
 
     id: str
     ports: tuple[ServicePort, ...]
     backend: str
     port_backends: dict[str, str] = field(default_factory=dict)
+    virtual_ip: IPv4Address | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +56,8 @@ OVERLAY_KEYS: Final = (
     Key(
         name="services",
         help="the services in the order of their addresses: objects of id, backend (host:port), ports (udp/9999, "
-        "tcp/80, icmp), portBackends (by tcp/80, where another backend answers it); the stack's own unless given",
+        "tcp/80, icmp), portBackends (by tcp/80, where another backend answers it), virtualIp (another address than by "
+        "its place); the stack's own unless given",
         example='[{"id": "echo-service", "backend": "127.0.0.1:9999", "ports": ["udp/9999", "tcp/9999", "icmp"]}]',
         default="",
     ),
@@ -118,6 +121,7 @@ def overlay_settings(reader: Reader, default_services: Sequence[ServiceSettings]
 
     def agents(text: str) -> tuple[str, ...]:
         names = parse_labels(text)
+        address_plan((), names)
         taken = next((name for name in names if name in TAKEN_NAMES), None)
         if taken is not None:
             raise ValueError(f"{taken!r} is the name of another member of the stack; choose another")
@@ -161,7 +165,14 @@ def parse_services(text: str) -> tuple[ServiceSettings, ...]:
         raise ValueError("it is empty; a stack needs at least one service")
     services = tuple(_service(item) for item in items)
     _refuse_twice([service.id for service in services], "service")
+    address_plan(services, ())
     return services
+
+
+def address_plan(services: Sequence[ServiceSettings], agents: Sequence[str]) -> OverlayPlan:
+    """Return the virtual addresses of services and agents. Raises AddressingError, a ValueError."""
+    fixed = {service.id: service.virtual_ip for service in services if service.virtual_ip is not None}
+    return overlay_plan([service.id for service in services], agents, fixed=fixed)
 
 
 def parse_labels(text: str) -> tuple[str, ...]:
@@ -288,7 +299,17 @@ def _service(item: Any) -> ServiceSettings:
         ports=ports,
         backend=parse_backend(str(item["backend"])),
         port_backends=backends,
+        virtual_ip=_virtual_ip(item),
     )
+
+
+def _virtual_ip(item: Mapping[str, Any]) -> IPv4Address | None:
+    if item.get("virtualIp") is None:
+        return None
+    try:
+        return IPv4Address(item["virtualIp"])
+    except ValueError:
+        raise ValueError(f"virtualIp of {item['id']!r} is {item['virtualIp']!r}, which is no IPv4 address") from None
 
 
 def _refuse_twice(names: Sequence[str], what: str) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from infra import ports, wiring
-from infra.addressing import overlay_plan
-from infra.config_overlay import OverlaySettings
+from infra.addressing import OverlayPlan
+from infra.config_overlay import OverlaySettings, address_plan
 from infra.outputs import (
     AgentOutput,
     ConnectorOutput,
@@ -65,7 +65,7 @@ class Overlay:
     @property
     def services(self) -> tuple[ServiceOutput, ...]:
         """The services with their virtual addresses, in the order of the configuration."""
-        plan = overlay_plan([service.id for service in self.settings.services], self.settings.agents)
+        plan = self._plan
         return tuple(
             ServiceOutput(
                 id=service.id,
@@ -86,7 +86,7 @@ class Overlay:
     @property
     def agents(self) -> tuple[AgentOutput, ...]:
         """The agents without their profiles. Each has port forwards too, for where no TUN device may be made."""
-        plan = overlay_plan([service.id for service in self.settings.services], self.settings.agents)
+        plan = self._plan
         forwards = wiring.user_forwards(self.services, LOOPBACK)
         return tuple(
             AgentOutput(
@@ -94,6 +94,10 @@ class Overlay:
             )
             for name in self.settings.agents
         )
+
+    @property
+    def _plan(self) -> OverlayPlan:
+        return address_plan(self.settings.services, self.settings.agents)
 
     @property
     def _granted(self) -> tuple[str, ...]:

@@ -81,6 +81,31 @@ def test_the_last_service_that_fits_is_not_the_broadcast_address() -> None:
     assert plan.services["s154"] == IPv4Address("100.64.0.254")
 
 
+def test_a_fixed_address_moves_no_other_service() -> None:
+    fixed = {"b": IPv4Address("10.100.0.1")}
+    plan = overlay_plan(["a", "b", "c"], [], fixed=fixed)
+    assert {name: str(address) for name, address in plan.services.items()} == {
+        "a": "100.64.0.100", "b": "10.100.0.1", "c": "100.64.0.102",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("100.64.0.100", "services 'a' and 'b' both have"),
+        ("100.64.1.7", "the range of agents"),
+        ("224.0.0.1", "no unicast address"),
+        ("127.0.0.1", "no unicast address"),
+        ("169.254.169.254", "no unicast address"),
+        ("0.0.0.0", "no unicast address"),
+        ("255.255.255.255", "no unicast address"),
+    ],
+)
+def test_a_fixed_address_that_cannot_be_a_services_is_refused(address: str, words: str) -> None:
+    with pytest.raises(AddressingError, match=words):
+        overlay_plan(["a", "b"], [], fixed={"b": IPv4Address(address)})
+
+
 def test_a_name_given_twice_is_refused() -> None:
     with pytest.raises(AddressingError, match="'echo' is named twice"):
         overlay_plan(["echo", "http", "echo"], [])

@@ -56,7 +56,7 @@ def test_services_are_read_in_their_order_with_every_field() -> None:
     text = """[
       {"id": "web", "backend": "10.0.2.7:8080", "ports": ["tcp/80", "tcp/443"],
        "portBackends": {"tcp/443": "10.0.2.7:8443"}},
-      {"id": "game", "backend": "game.ztna.local:27960", "ports": ["udp/27960"]}
+      {"id": "game", "backend": "game.ztna.local:27960", "ports": ["udp/27960"], "virtualIp": "10.100.0.1"}
     ]"""
     web, game = read(services=text).services
     assert web == ServiceSettings(
@@ -65,7 +65,7 @@ def test_services_are_read_in_their_order_with_every_field() -> None:
         backend="10.0.2.7:8080",
         port_backends={"tcp/443": "10.0.2.7:8443"},
     )
-    assert (game.id, game.backend) == ("game", "game.ztna.local:27960")
+    assert (game.id, game.backend, str(game.virtual_ip)) == ("game", "game.ztna.local:27960", "10.100.0.1")
     assert service_settings("web", "10.0.2.7:8080", "tcp/80", "tcp/443", **{"tcp/443": "10.0.2.7:8443"}) == web
 
 
@@ -91,6 +91,9 @@ SERVICE = {"id": "a", "backend": "h:1", "ports": ["tcp/80"]}
         ([{**SERVICE, "portBackends": {"tcp/81": "h:1"}}], "has 'tcp/81', which is none of its ports"),
         ([{**SERVICE, "id": "A"}], "service 'A' is not usable as a name"),
         ([SERVICE, SERVICE], "service 'a' occurs twice"),
+        ([{**SERVICE, "virtualIp": "10.100.0"}], "virtualIp of 'a' is '10.100.0', which is no IPv4 address"),
+        ([{**SERVICE, "virtualIp": "100.64.1.1"}], "which is in 100.64.1.0/24, the range of agents"),
+        ([{**SERVICE, "id": f"s{index}"} for index in range(156)], "156 services do not fit"),
     ],
 )
 def test_a_bad_service_is_explained_with_the_remedy(value: object, words: str) -> None:
@@ -110,6 +113,7 @@ def test_agents_are_a_list_or_words_with_commas(text: str) -> None:
     [
         ("agents", "laptop,laptop", "name 'laptop' occurs twice"),
         ("agents", "[]", "it is empty"),
+        ("agents", ",".join(f"a{index}" for index in range(255)), "255 agents do not fit"),
         ("agents", "[1]", "1 in it is not a text"),
         ("agents", "[", "it is not JSON"),
         ("agents", "Laptop", "name 'Laptop' is not usable as a name"),

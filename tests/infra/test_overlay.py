@@ -1,6 +1,7 @@
 """The overlay of a cloud stack: every file read back by its role's own reader, and outputs that survive the export."""
 
 import json
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -37,6 +38,14 @@ def test_services_and_agents_have_addresses_in_their_order() -> None:
     }
     assert {agent.name: agent.virtual_ip for agent in OVERLAY.agents} == {"laptop": "100.64.1.1", "phone": "100.64.1.2"}
     assert OVERLAY.services[1].port_backends == {"tcp/443": "10.0.2.7:8443"}
+
+
+def test_a_service_may_have_an_address_of_its_own() -> None:
+    web = replace(SETTINGS.services[1], virtual_ip=IPv4Address("10.100.0.2"))
+    overlay = replace(OVERLAY, settings=replace(SETTINGS, services=(SETTINGS.services[0], web)))
+    assert [service.virtual_ip for service in overlay.services] == ["100.64.0.100", "10.100.0.2"]
+    services = overlay.agent_config("laptop", "203.0.113.5")["services"]
+    assert [service["virtual_ip"] for service in services] == ["100.64.0.100", "10.100.0.2"]
 
 
 def test_members_are_the_connector_and_the_agents_with_their_grants() -> None:
