@@ -14,7 +14,7 @@ import pytest
 from infra import http_probe, ports, traversal
 from infra.cli_render import StackSource
 from infra.config_pi import pi_config, pi_overlay
-from infra.graph import Node, is_secret, reveal
+from infra.graph import Graph, Node, is_secret, reveal
 from infra.outputs import StackOutputs
 from infra.policy.rules import check
 from infra.render import manifests
@@ -203,12 +203,12 @@ def test_the_connector_dials_the_relays_cluster_ip_and_demands_the_stacks_server
     assert objects()["Service", "intermediate"]["spec"]["type"] == "ClusterIP"
 
 
-def rendered(tmp_path: Path) -> Objects:
+def rendered(tmp_path: Path, found: Graph | None = None) -> Objects:
     """The objects with certificates that are real, as `ztna render` makes them."""
     config = pi_config(StackSource("pi-home", {key: str(value) for key, value in CONFIG.items()}))
     now = dt.datetime.now(dt.UTC)
     pki = material(tmp_path / "pki", pi_overlay("pi-home", config), str(config.load_balancer_ip), now=now)
-    return {(each["kind"], each["metadata"]["name"]): each for each in manifests(graph(), pki.pems)}
+    return {(each["kind"], each["metadata"]["name"]): each for each in manifests(found or graph(), pki.pems)}
 
 
 def test_files_of_the_pods_load_as_they_are_mounted(tmp_path: Path) -> None:
@@ -316,4 +316,4 @@ def test_a_real_api_server_takes_the_manifests(tmp_path: Path) -> None:
     config = kube.kubeconfig()
     if config is None:
         return
-    kube.dry_run(config, list(objects(quake=True).values()), tmp_path)
+    kube.dry_run(config, list(rendered(tmp_path, preview_graph("pi-home", QUAKE)).values()), tmp_path)

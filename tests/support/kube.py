@@ -95,4 +95,6 @@ def dry_run(config: Path, manifests: list[dict[str, Any]], scratch: Path) -> Non
         ("apply", "--dry-run=server", "--validate=strict", "-f", str(rest)),
     ):
         done = kubectl(config, *arguments)
-        assert done.returncode == 0, f"kubectl {' '.join(arguments)}\n{done.stdout}{done.stderr}"
+        said = f"kubectl {' '.join(arguments)}\n{done.stdout}{done.stderr}"
+        assert done.returncode == 0, said
+        assert "Warning" not in done.stderr, said  # of Pod Security and of deprecated versions, among others
