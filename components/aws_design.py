@@ -190,6 +190,7 @@ class AwsDesign:
             security_group_id=groups.connector_id,
             target_group_arn=balancer.target_group_arn,
             port=ports.CONNECTOR_UDP,
+            surge=False,
         )
         backends = {
             name: AwsService(

@@ -97,11 +97,8 @@ class AwsImages(pulumi.ComponentResource):
         login = ecr.get_authorization_token_output(
             registry_id=self.account_id, opts=pulumi.InvokeOutputOptions(parent=self)
         )
-        registry = docker.RegistryArgs(
-            address=login.proxy_endpoint, username=login.user_name, password=pulumi.Output.secret(login.password)
-        )
         self.references = pulumi.Output.all(
-            **{image.repository: self._image(image, repositories[image.repository], registry) for image in args.images}
+            **{image.repository: self._image(image, repositories[image.repository], login) for image in args.images}
         )
         self.repository_arns = pulumi.Output.all(**{key: found.arn for key, found in repositories.items()})
         self.register_outputs(
@@ -133,7 +130,10 @@ class AwsImages(pulumi.ComponentResource):
         return made
 
     def _image(
-        self, source: ImageSource, repository: ecr.Repository, registry: docker.RegistryArgs
+        self,
+        source: ImageSource,
+        repository: ecr.Repository,
+        login: pulumi.Output[ecr.GetAuthorizationTokenResult],
     ) -> pulumi.Output[str]:
         """Build and push an image; return its reference by digest."""
         made = docker.Image(
@@ -151,7 +151,13 @@ class AwsImages(pulumi.ComponentResource):
                     )
                 )
             ],
-            registries=[registry],
+            registries=[
+                docker.RegistryArgs(
+                    address=repository.repository_url,
+                    username=login.user_name,
+                    password=pulumi.Output.secret(login.password),
+                )
+            ],
             build_on_preview=False,
             push=False,  # `exports` says how
             opts=pulumi.ResourceOptions(parent=self),

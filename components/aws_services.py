@@ -19,6 +19,8 @@ class AwsService:
     Attributes:
         registry_arn: of Cloud Map, where others find it by name.
         target_group_arn: of the load balancer that sends to `port` of it; without one, `port` says nothing.
+        surge: a new task starts before the old one stops. Not for a connector: the newcomer takes the services over,
+            and when it fails, the old one, still connected, would not take them back.
     """
 
     task_definition_arn: pulumi.Input[str]
@@ -26,6 +28,7 @@ class AwsService:
     registry_arn: pulumi.Input[str] | None = None
     target_group_arn: pulumi.Input[str] | None = None
     port: int = 0
+    surge: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,11 +45,12 @@ class AwsServicesArgs:
 class AwsServices(pulumi.ComponentResource):
     """One ECS service per workload, on Fargate, in private subnets, without public addresses.
 
-    Children: Service x 1 per workload. A deployment starts the new task before it stops the old one; when the new one
-    does not become healthy, the circuit breaker ends it and the old task definition stays in force.
+    Children: Service x 1 per workload. When a deployment's task does not become healthy, the circuit breaker ends it
+    and goes back to the old task definition.
 
-    `up` does not wait for the tasks: `ztna verify` asks them, which is sooner and says more. Output: `names` by
-    workload. It makes no autoscaling: one connector per site is what the overlay routes to.
+    `up` does not wait until the tasks are there: that took five minutes more with nothing gained, since the overlay
+    itself says when a connector has registered. Output: `names` by workload. It makes no autoscaling: one connector per
+    site is what the overlay routes to.
     """
 
     names: pulumi.Output[dict[str, str]]
@@ -74,8 +78,9 @@ class AwsServices(pulumi.ComponentResource):
                 subnets=args.subnet_ids, security_groups=[service.security_group_id], assign_public_ip=False
             ),
             deployment_circuit_breaker=ecs.ServiceDeploymentCircuitBreakerArgs(enable=True, rollback=True),
-            deployment_minimum_healthy_percent=100,
-            deployment_maximum_percent=200,
+            deployment_minimum_healthy_percent=100 if service.surge else 0,
+            deployment_maximum_percent=200 if service.surge else 100,
+            availability_zone_rebalancing="DISABLED",  # there is one task; moving it would only interrupt it
             health_check_grace_period_seconds=GRACE_S if balanced else None,
             load_balancers=_targets(workload, service),
             service_registries=_registry(service),

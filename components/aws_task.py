@@ -32,7 +32,7 @@ class Workload:
         user: `uid:gid`, never 0.
         command: arguments to the image's entry point; the image's own unless given.
         entry_point: in place of the image's.
-        health: a command that ends 0 while the process answers.
+        health: a command in the image that ends 0 while the process answers; none where the image has no such command.
         writable: paths in an otherwise read-only file system, by volume name; empty at the start of every task.
         cpu, memory_mib: a pair that Fargate has, such as 256 and 512
             (https://docs.aws.amazon.com/AmazonECS/latest/developerguide/fargate-tasks-services.html).
@@ -41,7 +41,7 @@ class Workload:
     name: str
     user: str
     ports: tuple[ContainerPort, ...]
-    health: tuple[str, ...]
+    health: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     entry_point: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -144,7 +144,7 @@ def container(args: AwsTaskArgs) -> dict[str, Any]:
             {"sourceVolume": volume, "containerPath": path, "readOnly": False}
             for volume, path in workload.writable.items()
         ],
-        "healthCheck": {"command": ["CMD", *workload.health], **HEALTH},
+        **({"healthCheck": {"command": ["CMD", *workload.health], **HEALTH}} if workload.health else {}),
         "stopTimeout": STOP_TIMEOUT_S,
         "logConfiguration": {
             "logDriver": "awslogs",

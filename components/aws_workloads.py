@@ -89,6 +89,7 @@ def _http_app() -> Workload:
 def _quakekube() -> Workload:
     """QuakeKube: page, data and web socket of the game on one TCP port, the game server behind it on loopback.
 
+    The task is healthy while the process runs: what else its image holds is not ours to say.
     Source: https://github.com/ChrisRx/quake-kube, cmd/q3/app/run/run.go.
     """
     page = f"{ANY}:{QUAKE_PORT}"
@@ -103,7 +104,6 @@ def _quakekube() -> Workload:
         ports=(ContainerPort(protocol="tcp", port=QUAKE_PORT),),
         environment={"HOME": "/assets"},
         writable={"assets": "/assets"},
-        health=("wget", "-q", "-O", "/dev/null", f"http://127.0.0.1:{QUAKE_PORT}/"),
         cpu=512,
         memory_mib=1024,
     )

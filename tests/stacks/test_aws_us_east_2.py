@@ -11,6 +11,7 @@ import pytest
 from infra import ports, traversal
 from infra.graph import Graph
 from infra.policy.resources import NOT_TAGGABLE
+from tests.docs.pages import codes, tables
 from tests.stacks.aws_inventory import COUNTS, KEY_PROPERTIES
 
 ROOT = Path(__file__).parents[2]
@@ -333,8 +334,15 @@ def test_the_clients_address_is_preserved() -> None:
 def test_a_failed_deployment_goes_back(workload: str) -> None:
     given = inputs(f"services-{workload}")
     assert given["deploymentCircuitBreaker"] == {"enable": True, "rollback": True}
-    assert (given["deploymentMinimumHealthyPercent"], given["deploymentMaximumPercent"]) == (100, 200)
     assert given["waitForSteadyState"] is False
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(("workload", "expected"), [("connector", (0, 100)), ("http-app", (100, 200))])
+def test_two_connectors_never_run_at_once_and_backends_are_never_gone(workload: str, expected: tuple[int, int]) -> None:
+    given = inputs(f"services-{workload}")
+    assert (given["deploymentMinimumHealthyPercent"], given["deploymentMaximumPercent"]) == expected
+    assert given["availabilityZoneRebalancing"] == "DISABLED"
 
 
 @pytest.mark.engine
@@ -400,3 +408,22 @@ def planned() -> Any:
             return {"adminCidrs": ADMINS, "quakekube": "true"}.get(key)
 
     return design(STACK, aws_config(Source()))
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.engine
+def test_the_pages_firewall_table_is_what_is_declared() -> None:
+    """Each row stands for the rules of one group, direction, protocol and port."""
+    (rows,) = [rows for rows in tables((ROOT / "docs/deploy-aws.md").read_text()).values() if "direction" in rows[0]]
+    shown = {(codes(row["group"])[0], row["direction"], row["protocol"], row["port"]) for row in rows}
+    declared = set()
+    for item in graph().nodes:
+        kind = item.type.rpartition(":")[2]
+        if kind in ("SecurityGroupIngressRule", "SecurityGroupEgressRule"):
+            group = f"ztna-{item.name.split('-')[1]}-sg"
+            direction = "in" if "Ingress" in kind else "out"
+            protocol = {"-1": "all"}.get(item.inputs["ipProtocol"], item.inputs["ipProtocol"].upper())
+            declared.add((group, direction, protocol, str(item.inputs.get("fromPort", "all"))))
+    assert shown == declared

@@ -116,9 +116,18 @@ def test_containers_have_no_rights(recorded: tuple[Recorder, StackOutputs], work
     assert found["readonlyRootFilesystem"] is True
     assert found["privileged"] is False
     assert found["linuxParameters"]["capabilities"] == {"drop": ["ALL"]}
-    assert found["healthCheck"]["command"][0] == "CMD"
     definition = recorded[0].of_type("TaskDefinition")[f"{workload}-task-definition"]
     assert (definition["networkMode"], definition["requiresCompatibilities"]) == ("awsvpc", ["FARGATE"])
+
+
+@pytest.mark.parametrize(("workload", "url"), [("connector", ":9091/healthz"), ("http-app", ":8080/status/200")])
+def test_containers_are_asked_whether_they_work(
+    recorded: tuple[Recorder, StackOutputs], workload: str, url: str
+) -> None:
+    check = container(recorded[0], workload)["healthCheck"]
+    assert check["command"] == ["CMD", "python", "-m", "infra.http_probe", f"http://127.0.0.1{url}"]
+    assert check["interval"] == 10
+    assert "COPY infra/__init__.py infra/echo.py infra/http_probe.py infra/" in (ROOT / "Dockerfile").read_text()
 
 
 @pytest.mark.parametrize(
