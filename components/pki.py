@@ -67,8 +67,8 @@ class Pki(pulumi.ComponentResource):
     Names and usages are those of `infra.pki`. A leaf is made anew by an `up` in the last third of its validity.
     It writes no file and hands nothing to hosts.
 
-    The provider of version 5 dates certificates from now on (hosts must keep time) and drops a path length of 0,
-    which is asked for all the same: leaves say that they are no CA.
+    The provider dates certificates from now on: hosts must keep time. It took a path length of 0 for none when its
+    source was read (upstream 4.2.1); 0 is asked for all the same, and leaves say that they are no CA.
     Source: https://www.pulumi.com/registry/packages/tls/api-docs/
     """
 

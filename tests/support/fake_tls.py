@@ -1,4 +1,4 @@
-"""A stand-in for the tls provider in tests: makes the keys and certificates that version 5 of it makes of its inputs.
+"""A stand-in for the tls provider in tests: makes the keys and certificates that it makes of its inputs.
 
 It follows the provider where it decides about extensions: a path length of 0 is lost, every certificate says whether
 it is a CA, a CA always has a subject key identifier, a leaf the authority's. It keeps what it made by resource name, as
