@@ -24,6 +24,7 @@ FEATURES = {
     "invokeTransforms": resource_pb2.RESOURCE_MONITOR_FEATURE_INVOKE_TRANSFORMS,
     "resourceHooks": resource_pb2.RESOURCE_MONITOR_FEATURE_RESOURCE_HOOKS,
 }
+LOG_THREADS = 4
 _SEVERITIES = {
     engine_pb2.DEBUG: Severity.DEBUG,
     engine_pb2.INFO: Severity.INFO,
@@ -136,3 +137,13 @@ def serve(monitor: MonitorService, engine: EngineService, parallel: int) -> tupl
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     return server, port
+
+
+def serve_engine(engine: EngineService) -> tuple[grpc.Server, str]:
+    """Starts the service that plugins log to; returns server and address."""
+    pool = ThreadPoolExecutor(max_workers=LOG_THREADS, thread_name_prefix="engine")
+    server = grpc.server(pool, options=[*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)])
+    engine_pb2_grpc.add_EngineServicer_to_server(engine, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    return server, f"127.0.0.1:{port}"

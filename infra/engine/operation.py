@@ -5,30 +5,32 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from infra.engine import urn as urns
 from infra.engine.backend import StackFile
 from infra.engine.builtin import BuiltinProvider
 from infra.engine.callbacks import CallbackClient
-from infra.engine.errors import Cancelled, DeploymentFailed, ResourceError, StateError
+from infra.engine.errors import Cancelled, DeploymentFailed, ResourceError
 from infra.engine.events import Diagnostic, EventSink, OperationStarted, Severity, Summary
 from infra.engine.execute import Executor
 from infra.engine.graphs import graph_of
 from infra.engine.hooks import HookRunner
-from infra.engine.monitor import EngineService, MonitorService, deployment_info
+from infra.engine.monitor import EngineService, MonitorService, deployment_info, serve_engine
 from infra.engine.plugins import DYNAMIC, PluginHost
 from infra.engine.program import HUNG_UP, Launch, Launcher, RunningProgram, Tail, launch_child, program_env
 from infra.engine.project import Project
 from infra.engine.props import Props, plain, secret
 from infra.engine.providers import Provider
+from infra.engine.recorded import read_outputs, stack_outputs
 from infra.engine.recover import Recovery
 from infra.engine.registrar import Registrar
 from infra.engine.registry import Registry
 from infra.engine.secrets import Crypter
 from infra.engine.snapshot import Snapshot
 from infra.engine.stackconfig import StackConfig
-from infra.engine.state import Deployment, ResourceState, deployment_from_json, salt_of
+from infra.engine.state import Deployment, deployment_from_json, salt_of
 from infra.engine.steps import Op, Planner, Step
 from infra.engine.transforms import Transforms
 from infra.graph import Graph
@@ -190,9 +192,10 @@ class _Work:
             python=self._project.python,
             cwd=self._project.program_directory,
             env=program_env(self._project),
-            on_line=self._plugin_line,
+            on_line=lambda stream, line: self._say(Severity.INFO, line) if line else None,
             binaries=self._options.plugin_binaries,
             preview=self._preview,
+            engine=lambda: self._served_engine,
             on_note=lambda sentence: self._say(Severity.INFO, sentence),
         )
         self._builtin = BuiltinProvider(self._read_stack, lambda urn: self._planner.registered.get(urn))
@@ -216,6 +219,12 @@ class _Work:
         self._planner: Planner
         self._unsettled = 0
         self._stack_outputs: Props | None = None
+
+    @cached_property
+    def _served_engine(self) -> str:
+        server, address = serve_engine(EngineService(self._plugin_log))
+        self._stack.callback(server.stop, None)
+        return address
 
     def recover(self) -> None:
         """Settles what an interrupted run left under way."""
@@ -350,19 +359,16 @@ class _Work:
                 f"{self._verb} failed with {failed} error{'s' if failed > 1 else ''}",
                 "What was done is recorded; correct the cause and run the same command again.",
             )
-        outputs = self._stack_outputs
-        if outputs is None:
-            outputs = stack_outputs(self.snapshot.deployment().resources)
+        recorded = self._stack_outputs
+        outputs = stack_outputs(self.snapshot.deployment().resources) if recorded is None else recorded
+        ran = self._verb in ("preview", "up")
         return Result(
             verb=self._verb,
             changes=dict(self._executor.counts),
             outputs=plain(outputs, show_secrets=False),
             duration_s=duration,
-            graph=self._graph(outputs) if self._verb in ("preview", "up") else None,
+            graph=graph_of(self._operation._file.stack, self._planner.registered.values(), outputs) if ran else None,
         )
-
-    def _graph(self, outputs: Props) -> Graph:
-        return graph_of(self._operation._file.stack, self._planner.registered.values(), outputs)
 
     # -- messages --------------------------------------------------------------------------------------------------
 
@@ -376,13 +382,13 @@ class _Work:
             self._logged_errors += 1
         self._say(severity, message, urn)
 
+    def _plugin_log(self, severity: Severity, message: str, urn: str) -> None:
+        # What a plugin calls an error is one only if its operation fails, which is reported then.
+        self._say(Severity.WARNING if severity is Severity.ERROR else severity, message, urn)
+
     def _program_line(self, stream: str, line: str) -> None:
         self._tail.add(stream, line)
         if line and not (self._executor.stopping.is_set() and stream == "stderr"):
-            self._say(Severity.INFO, line)
-
-    def _plugin_line(self, stream: str, line: str) -> None:
-        if line:
             self._say(Severity.INFO, line)
 
     def _read_stack(self, name: str) -> Props:
@@ -390,20 +396,3 @@ class _Work:
         parts = name.split("/")
         project = parts[-2] if len(parts) > 1 else self._project.name
         return read_outputs(self._operation._file.sibling(project, parts[-1]), self._operation._passphrase)
-
-
-def read_outputs(file: StackFile, passphrase: str) -> Props:
-    """The recorded outputs of a stack, secrets marked.
-
-    Raises:
-        StateError: the stack has no state.
-    """
-    data = file.read()
-    if data is None:
-        raise StateError(f"stack {file.stack!r} of project {file.project!r} has no state", "Run `ztna up` first.")
-    return stack_outputs(deployment_from_json(data, Crypter(passphrase, salt_of(data))).resources)
-
-
-def stack_outputs(resources: list[ResourceState]) -> Props:
-    """The outputs of the stack's own resource."""
-    return next((item.outputs for item in resources if item.type == urns.STACK_TYPE), {})

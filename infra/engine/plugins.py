@@ -32,6 +32,7 @@ class PluginHost:
         on_line: gets (stream, line) of what plugins print.
         binaries: whether `pulumi-resource-*` binaries on PATH may be started.
         preview: nothing will be changed, so that a package without a provider may be served from its SDK.
+        engine: starts, at the first call, what plugin binaries log to, and returns its address.
         on_note: gets sentences on what such a preview does not know.
     """
 
@@ -41,6 +42,7 @@ class PluginHost:
     on_line: Callable[[str, str], None] = lambda stream, line: None
     binaries: bool = False
     preview: bool = False
+    engine: Callable[[], str] = lambda: ""
     on_note: Callable[[str], None] = lambda sentence: None
 
     def start(self, package: str) -> Provider:
@@ -59,8 +61,11 @@ class PluginHost:
         if not binary:
             return self._preview_of(package)
         # sys.executable watches on behalf of a binary that knows nothing of our pipe.
-        watched = [sys.executable, "-u", str(EXEC.with_name("watch.py")), binary, "127.0.0.1:0"]
-        return self._launch(package, watched)
+        address = self.engine()
+        watched = [sys.executable, "-u", str(EXEC.with_name("watch.py")), binary, address]
+        provider = self._launch(package, watched)
+        provider.handshake(address, root=Path(binary).parent, program=self.cwd)
+        return provider
 
     def _preview_of(self, package: str) -> Provider:
         """The provider that previews make do with; there is none where something is to be changed."""
@@ -76,7 +81,7 @@ class PluginHost:
             )
         return PreviewProvider(sdk, self.on_note)
 
-    def _launch(self, package: str, argv: list[str]) -> Provider:
+    def _launch(self, package: str, argv: list[str]) -> GrpcProvider:
         child = Child(argv, cwd=self.cwd, env={**os.environ, **self.env}, on_line=self.on_line, first_line=True)
         port = child.read_line(START_TIMEOUT_S)
         if not port.isdigit():

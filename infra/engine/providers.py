@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
@@ -118,6 +119,14 @@ class GrpcProvider:
         self._stub = provider_pb2_grpc.ResourceProviderStub(channel)
         self._secrets = self._references = self._previews = False
         self._configured = False
+
+    def handshake(self, engine: str, root: Path, program: Path) -> None:
+        """Tells a plugin where the engine, its own files and the program are; older plugins do without."""
+        request = provider_pb2.ProviderHandshakeRequest(
+            engine_address=engine, root_directory=str(root), program_directory=str(program), configure_with_urn=True,
+            invoke_with_preview=True,
+        )  # fmt: skip
+        self._call("Handshake", request, optional=True)
 
     def check_config(self, urn: str, olds: Props, news: Props) -> tuple[Props, list[Failure]]:
         request = provider_pb2.CheckRequest(

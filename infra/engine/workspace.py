@@ -16,9 +16,10 @@ from infra.engine.backend import StackFile
 from infra.engine.errors import CliError, StateError
 from infra.engine.events import Diagnostic, EventSink, Severity, discard
 from infra.engine.official import OFFICIAL, OfficialCli, is_available
-from infra.engine.operation import Adapters, Operation, Options, Result, read_outputs
+from infra.engine.operation import Adapters, Operation, Options, Result
 from infra.engine.project import Project, load, to_text
 from infra.engine.props import plain
+from infra.engine.recorded import read_outputs
 from infra.engine.secrets import Crypter, find_passphrase
 from infra.engine.stackconfig import StackConfigFile
 from infra.engine.state import VERSION, Deployment, deployment_from_json, deployment_to_json, salt_of

@@ -86,6 +86,28 @@ def test_a_plugin_serves_its_resources_through_their_lives(disk: Disk) -> None:
     assert not psutil.pid_exists(int((disk.directory / "pid").read_text()))
 
 
+def test_a_plugin_is_told_where_the_engine_is_and_logs_to_it(disk: Disk) -> None:
+    disk.up(lambda: _ignore(File("a")))
+    assert f"disk was met in {disk.bench.root.name}" in disk.bench.messages()
+
+
+def test_an_old_plugin_does_without_being_told(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISK_OLD", "1")
+    disk.up(lambda: _ignore(File("a")))
+    assert list(disk.files()) == ["a"]
+
+
+def test_a_plugin_that_is_wanted_and_not_there_is_named_with_the_command_to_get_it(disk: Disk) -> None:
+    def program() -> None:
+        pulumi.CustomResource("cloud:index:Thing", "a", {})
+
+    for verb in ("preview", "up"):
+        with pytest.raises(DeploymentFailed):
+            disk.up(program, verb)
+        assert "there is no pulumi-resource-cloud on PATH, which --real needs" in disk.bench.errors()
+        assert "pulumi plugin install resource cloud" in disk.bench.errors()
+
+
 def test_a_plugin_that_accepts_secrets_gets_them_marked(disk: Disk) -> None:
     disk.up(lambda: _ignore(File("a", text=Output.secret("hunter2"))))
     assert disk.files()["a"]["text"]["value"] == "hunter2"

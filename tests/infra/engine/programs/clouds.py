@@ -40,7 +40,9 @@ kubernetes.core.v1.Namespace("space", metadata={"name": "ztna"}, opts=inside)
 kubernetes.apiextensions.CustomResource(
     "pool", api_version="cilium.io/v2", kind="CiliumLoadBalancerIPPool", spec={"blocks": []}, opts=inside
 )
-docker_build.Image("image", push=True, tags=["r/app:1"], context={"location": "."}, platforms=["linux/amd64"])
+docker_build.Image(
+    "image", push=True, tags=["r/app:1"], context={"location": "."}, platforms=[docker_build.Platform.LINUX_AMD64]
+)
 existing = ec2.Vpc.get("existing", "vpc-1")
 pulumi.export("address", droplet.ipv4_address)
 pulumi.export("key", key.private_key_pem)
