@@ -17,6 +17,7 @@ from infra import naming
 
 WORLD: Final = "world"
 """Either end of a flow: every IPv4 address. For Cilium these are addresses outside the cluster only."""
+BOTH: Final = ("Ingress", "Egress")
 DNS: Final = (K8sPort(name="dns", protocol="UDP", port=53), K8sPort(name="dns-tcp", protocol="TCP", port=53))
 
 
@@ -56,12 +57,12 @@ class K8sNetworkPolicies(pulumi.ComponentResource):
     def __init__(self, name: str, args: K8sNetworkPoliciesArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__(naming.component_token("K8sNetworkPolicies"), name, {}, opts)
         child = pulumi.ResourceOptions(parent=self, depends_on=list(args.after))
+        # An empty list of rules is left out: with the policy type named, nothing passes either way, and the API server
+        # drops it, so that it would look changed for ever.
         net.NetworkPolicy(
             naming.child_name(name, "default-deny"),
             metadata=_metadata(args.site, "default-deny"),
-            spec=net.NetworkPolicySpecArgs(
-                pod_selector=meta.LabelSelectorArgs(), policy_types=["Ingress", "Egress"], ingress=[], egress=[]
-            ),
+            spec=net.NetworkPolicySpecArgs(pod_selector=meta.LabelSelectorArgs(), policy_types=BOTH),
             opts=child,
         )
         for component in args.components:
@@ -70,20 +71,9 @@ class K8sNetworkPolicies(pulumi.ComponentResource):
                 metadata=_metadata(args.site, component),
                 spec=net.NetworkPolicySpecArgs(
                     pod_selector=meta.LabelSelectorArgs(match_labels=args.site.selector(component)),
-                    policy_types=["Ingress", "Egress"],
-                    ingress=[
-                        net.NetworkPolicyIngressRuleArgs(
-                            from_=[_peer(args.site, flow.source)], ports=_ports(flow.ports)
-                        )
-                        for flow in args.flows
-                        if flow.target == component
-                    ],
-                    egress=[
-                        net.NetworkPolicyEgressRuleArgs(to=[_peer(args.site, flow.target)], ports=_ports(flow.ports))
-                        for flow in args.flows
-                        if flow.source == component
-                    ]
-                    + [_dns()] * (component in args.resolvers),
+                    policy_types=BOTH,
+                    ingress=_ingress(args, component) or None,
+                    egress=_egress(args, component) or None,
                 ),
                 opts=child,
             )
@@ -93,6 +83,23 @@ class K8sNetworkPolicies(pulumi.ComponentResource):
 
 def _metadata(site: K8sSite, component: str) -> meta.ObjectMetaArgs:
     return meta.ObjectMetaArgs(name=component, namespace=site.namespace, labels=site.labels(component))
+
+
+def _ingress(args: K8sNetworkPoliciesArgs, component: str) -> list[net.NetworkPolicyIngressRuleArgs]:
+    return [
+        net.NetworkPolicyIngressRuleArgs(from_=[_peer(args.site, flow.source)], ports=_ports(flow.ports))
+        for flow in args.flows
+        if flow.target == component
+    ]
+
+
+def _egress(args: K8sNetworkPoliciesArgs, component: str) -> list[net.NetworkPolicyEgressRuleArgs]:
+    rules = [
+        net.NetworkPolicyEgressRuleArgs(to=[_peer(args.site, flow.target)], ports=_ports(flow.ports))
+        for flow in args.flows
+        if flow.source == component
+    ]
+    return rules + [_dns()] * (component in args.resolvers)
 
 
 def _peer(site: K8sSite, component: str) -> net.NetworkPolicyPeerArgs:

@@ -156,7 +156,8 @@ def _container(each: K8sContainer, *, mounted: bool, drain_s: int) -> core.Conta
         ports=[
             core.ContainerPortArgs(name=port.name, container_port=port.port, protocol=port.protocol)
             for port in each.ports
-        ],
+        ]
+        or None,
         lifecycle=_drain(drain_s) if drain_s else None,
         resources=core.ResourceRequirementsArgs(
             requests={"cpu": f"{each.cpu_m}m", "memory": f"{each.memory_mib}Mi"},

@@ -89,7 +89,7 @@ class K8sRole(pulumi.ComponentResource):
                 strategy=_strategy(args.replacement),
                 selector=meta.LabelSelectorArgs(match_labels=site.selector(name)),
                 template=core.PodTemplateSpecArgs(
-                    metadata=meta.ObjectMetaArgs(labels=labels, annotations=annotations), spec=spec
+                    metadata=meta.ObjectMetaArgs(labels=labels, annotations=annotations or None), spec=spec
                 ),
             ),
             opts=pulumi.ResourceOptions(parent=self, depends_on=needs),

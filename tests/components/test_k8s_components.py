@@ -155,7 +155,8 @@ def test_policies_show_both_ends_of_a_flow() -> None:
     assert a["egress"][0]["to"] == [{"podSelector": {"matchLabels": SITE.selector("b")}}]
     assert b["ingress"][0]["from"] == [{"podSelector": {"matchLabels": SITE.selector("a")}}]
     assert a["ingress"][0]["from"] == [{"ipBlock": {"cidr": "0.0.0.0/0"}}]
-    assert b["egress"] == []
+    assert "egress" not in b
+    assert b["policyTypes"] == ["Ingress", "Egress"]
     assert found["p-default-deny"]["spec"]["podSelector"] == {}
 
 
