@@ -198,14 +198,12 @@ class PiDesign:
                 "stop": (*kubectl, "scale", target, "--replicas=0"),
                 "start": (*kubectl, "scale", target, "--replicas=1"),
             }
-            metrics = ports.METRICS.get(name)
             return Place(
                 kind=kind,
                 address=address,
                 exec=(*kubectl, "exec", target, "--"),
                 controls=controls,
-                status_url=f"http://127.0.0.1:{metrics}/status" if metrics else None,
-                config_path=f"{CONFIG_DIR}/{name}.json" if metrics else None,
+                config_path=f"{CONFIG_DIR}/{name}.json" if name in ports.METRICS else None,
             )
 
         found = {
