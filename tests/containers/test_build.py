@@ -1,6 +1,6 @@
 """The images, really built: size, user, health, same bytes twice, and no secret of the build's surroundings in them.
 
-Needs root, buildah, crun and mmdebstrap, the Debian mirror and PyPI, and some minutes. The base is a Debian with Python,
+Needs root, buildah, crun, mmdebstrap, the Debian mirror and PyPI, and some minutes. The base is a Debian with Python,
 made here, since a sealed machine cannot pull python:3.12-slim; the Dockerfile is the same, only BASE differs.
 """
 
