@@ -1,4 +1,4 @@
-"""Draw each cloud stack's graph into docs/architecture.md, between its marks. Usage: python scripts/diagrams.py"""
+"""Draw each cloud stack's graph into docs/architecture.md, between its marks. Usage: python -m scripts.diagrams"""
 
 from pathlib import Path
 

@@ -9,7 +9,7 @@ STACK = Node(urn="s", type="pulumi:pulumi:Stack", name="ztna-x")
 
 def test_drawings_are_those_of_the_graphs() -> None:
     page = PAGE.read_text()
-    assert drawn(page) == page, "docs/architecture.md shows an older graph: run scripts/diagrams.py"
+    assert drawn(page) == page, "docs/architecture.md shows an older graph: run python -m scripts.diagrams"
 
 
 def test_boxes_hold_what_is_inside_and_arrows_run_between_boxes() -> None:
