@@ -26,6 +26,8 @@ def show_stack(outputs: StackOutputs, console: Console) -> None:
     console.print(services_table(outputs))
     for path in outputs.expected_paths:
         console.print(f"Path {path.agent} - {path.connector}: {path.path} ({path.reason})", highlight=False)
+    for line in prediction_lines(outputs):
+        console.print(line, highlight=False)
     for limit in outputs.limits:
         console.print(f"Not shown here: {limit}", style="yellow", highlight=False, soft_wrap=True)
     console.print("\nUse it:")
@@ -71,13 +73,27 @@ def port_words(service: ServiceOutput) -> str:
     return ", ".join(f"{port.protocol} {port.port}" if port.port else port.protocol for port in service.ports)
 
 
+def prediction_lines(outputs: StackOutputs) -> Iterable[str]:
+    """Yield which path a service's traffic can take, one line for peers that fare alike."""
+    alike: dict[tuple[str, str, str, str], list[str]] = {}
+    for found in outputs.expected_path:
+        alike.setdefault((found.service, found.connector, found.path, found.reason), []).append(found.peer_nat)
+    for (service, connector, path, reason), nats in alike.items():
+        yield f"Path to {service} - {connector}: {path} for agents behind {', '.join(nats)} ({reason.rstrip('.')})"
+
+
 def usage_lines(outputs: StackOutputs) -> Iterable[str]:
     """Yield commands to copy, those that suit the agent's mode."""
     for agent in outputs.agents:
-        prefix = f"ztna exec --stack {outputs.stack} {agent.place or agent.name} --"
+        place = agent.place or agent.name
+        before, after = f"ztna exec --stack {outputs.stack} {place} -- ", ""
+        if place not in outputs.places:  # a machine of its owner's, which the stack does not reach
+            before, after = "", f"   on {agent.name}"
+            yield f"ztna profile {agent.name} --stack {outputs.stack} --out {agent.name}"
+            yield f"ztna agent --config agent.json{after}, with the files of {agent.name}/"
         for service in outputs.services:
             if service.id in agent.services:
-                yield from (f"{prefix} {command}" for command in _commands(agent, service))
+                yield from (f"{before}{command}{after}" for command in _commands(agent, service))
     yield f"ztna verify --stack {outputs.stack}"
     yield f"ztna status --stack {outputs.stack}   ztna logs --stack {outputs.stack} --follow"
 

@@ -129,7 +129,7 @@ class ExpectedPath:
 class PathPrediction:
     """The path that a service's traffic can take, by what is declared: for peers behind each class of NAT.
 
-    `peer_nat` names the class by its mapping and filtering (RFC 4787), or `none`.
+    `peer_nat` names the class, as `infra.traversal.PEER_NATS` has them by mapping and filtering (RFC 4787).
     """
 
     service: str
