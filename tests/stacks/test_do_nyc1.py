@@ -15,6 +15,7 @@ from infra.config_do import DO_KEYS
 from infra.graph import UNKNOWN, Graph, Node
 from infra.outputs import SECRET_KEYS, StackOutputs, to_exports
 from stacks import do_nyc1
+from tests.docs.pages import tables
 from tests.support.pulumi_mocks import Recorder, record
 
 ROOT = Path(__file__).parents[2]
@@ -169,6 +170,21 @@ def test_firewall_holds_for_this_droplet_and_no_tag() -> None:
     assert inputs["dropletIds"] == [UNKNOWN]
     assert "tags" not in inputs
     assert "relay-droplet-1" in _needed(graph(), "firewall-rules")
+
+
+@pytest.mark.engine
+def test_the_firewall_table_of_the_page_is_that_of_the_rules() -> None:
+    page = (ROOT / "docs" / "deploy-digitalocean.md").read_text()
+    (rows,) = (found for found in tables(page).values() if "direction" in found[0])
+    shown = [(row["protocol"].lower(), row["port"]) for row in rows if row["direction"] == "in" and row["port"]]
+    assert shown == [rule[:2] for rule in inbound(graph())]
+    outbound = node(graph(), "firewall-rules").inputs["outboundRules"]
+    named = {
+        (row["protocol"].lower(), port) for row in rows if row["direction"] == "out" for port in row["port"].split(", ")
+    }
+    for rule in outbound:
+        port = {"1-65535": "all"}.get(rule.get("portRange", ""), rule.get("portRange", ""))
+        assert (rule["protocol"], port) in named
 
 
 # -- order and replacement ---------------------------------------------------------------------------------------------
