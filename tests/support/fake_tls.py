@@ -8,13 +8,13 @@ Source: https://github.com/hashicorp/terraform-provider-tls/blob/v4.2.1/internal
 
 import datetime as dt
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 SECRET: Final = "4dabf18193072939515e22adb298388d"
@@ -67,12 +67,18 @@ class FakeTls:
         return outputs
 
     def _key(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        assert (inputs["algorithm"], inputs["ecdsaCurve"]) == ("ECDSA", "P256")
-        key = ec.generate_private_key(ec.SECP256R1())
-        pem, none = serialization.Encoding.PEM, serialization.NoEncryption()
+        kinds: dict[tuple[str, str | None], Callable[[], ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey]] = {
+            ("ECDSA", "P256"): lambda: ec.generate_private_key(ec.SECP256R1()),
+            ("ED25519", None): ed25519.Ed25519PrivateKey.generate,
+        }
+        key = kinds[inputs["algorithm"], inputs.get("ecdsaCurve")]()
+        encoding, form, none = serialization.Encoding, serialization.PrivateFormat, serialization.NoEncryption()
+        public = key.public_key().public_bytes(encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         return {
-            "privateKeyPem": key.private_bytes(pem, serialization.PrivateFormat.TraditionalOpenSSL, none).decode(),
-            "privateKeyPemPkcs8": key.private_bytes(pem, serialization.PrivateFormat.PKCS8, none).decode(),
+            "privateKeyPem": key.private_bytes(encoding.PEM, form.PKCS8, none).decode(),
+            "privateKeyPemPkcs8": key.private_bytes(encoding.PEM, form.PKCS8, none).decode(),
+            "privateKeyOpenssh": key.private_bytes(encoding.PEM, form.OpenSSH, none).decode(),
+            "publicKeyOpenssh": f"{public.decode()}\n",
         }
 
     def _request(self, inputs: dict[str, Any]) -> dict[str, Any]:
