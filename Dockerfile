@@ -6,7 +6,7 @@
 # manager, nothing of setuid. They run as 65532 with a read-only root file system. The same sources give the same
 # layers: dependencies are those of uv.lock by hash, bytecode is checked by hash and not by time, times are fixed.
 
-# The newest of python:3.12-slim when it was pinned, for amd64 and arm64; CONTRIBUTING says how to move it.
+# The index of python:3.12-slim, for amd64 and arm64. To move it: docker buildx imagetools inspect python:3.12-slim
 ARG BASE=docker.io/library/python:3.12-slim@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea
 
 FROM ${BASE} AS build
