@@ -43,6 +43,8 @@ from infra.ssh_release_files import (
 )
 
 SYSCTL_FILE = Path("/etc/sysctl.d/60-ztna.conf")
+NFT_FILE = Path("/etc/nftables.conf")
+NFT_TABLE = "ztna"
 PENDING = VAR / "pending"
 PYTHON = "/usr/bin/python3"
 PROBE_S = 2.0
@@ -62,6 +64,7 @@ def deploy(request: dict[str, Any]) -> dict[str, Any]:
     _claim(request["machine"])
     owner = _user()
     _sysctls(request["sysctls"])
+    _firewall()
     wanted, running = request["deployment"], current()
     previous = _known_good(running)
     try:
@@ -133,6 +136,20 @@ def _sysctls(wanted: dict[str, int]) -> None:
                 f"{key} is {value} and must be at least {least}, and could not be raised: set it on the host "
                 f"(`sysctl -w {key}={least}`); nothing was changed"
             )
+
+
+def _firewall() -> None:
+    """Verify that the firewall of the first boot is in force, where there is one."""
+    if f"table inet {NFT_TABLE} ".encode() not in (_content(NFT_FILE) or b""):
+        return
+    with contextlib.suppress(Refused):
+        run("nft", "list", "table", "inet", NFT_TABLE)
+        return
+    say("loading the firewall")
+    try:
+        run("nft", "-f", str(NFT_FILE))
+    except Refused as error:
+        raise Refused(f"the firewall is not in force and cannot be loaded; nothing was changed: {error}") from error
 
 
 def _sysctl(key: str) -> int:

@@ -102,7 +102,12 @@ class Machine:
         run("ip", "-n", self.name, "route", "add", "default", "via", self.gateway)
         argv = [
             *("systemd-nspawn", "--quiet", f"--directory={self.root}", f"--machine={self.name}", "--register=no"),
-            *(f"--network-namespace-path=/run/netns/{self.name}", "--link-journal=no", "--boot"),
+            *(
+                f"--network-namespace-path=/run/netns/{self.name}",
+                "--link-journal=no",
+                "--capability=CAP_NET_ADMIN",
+                "--boot",
+            ),
         ]
         if not Path("/run/systemd/system").is_dir():
             argv.insert(1, "--keep-unit")

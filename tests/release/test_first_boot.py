@@ -33,7 +33,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     files = {
         f"{seed}/user-data": user_data(SETUP),
         f"{seed}/meta-data": "instance-id: first\n",
-        "/etc/cloud/cloud.cfg.d/99-test.cfg": "datasource_list: [NoCloud]\nnetwork: {config: disabled}\n",
+        "/etc/cloud/cloud.cfg.d/99-test.cfg": "datasource_list: [NoCloud]\n"
+        "network: {config: disabled}\nlocale: false\n",
     }
     with Machine(tmp_path_factory.mktemp("machine"), files=files, wants=UNITS) as booted:
         yield booted
@@ -52,12 +53,18 @@ def test_release_to_a_machine_on_its_first_boot(machine: Machine, tmp_path: Path
 
 
 def test_firewall_opens_the_udp_ports_and_nothing_else(machine: Machine) -> None:
-    machine.run("cloud-init", "status", "--wait", check=False)
     assert answer_to_udp(machine.address, 4433) == "refused"
     assert answer_to_udp(machine.address, 4434) == "refused"
     assert answer_to_udp(machine.address, 9999) == "dropped"
     assert answer_to_tcp(machine.address, 22) == "accepted"
     assert answer_to_tcp(machine.address, 8080) == "dropped"
+
+
+def test_firewall_that_is_gone_comes_back_with_the_next_release(machine: Machine, tmp_path: Path) -> None:
+    machine.run("nft", "delete", "table", "inet", "ztna")
+    assert answer_to_udp(machine.address, 9999) == "refused"
+    deploy(rig.job(machine, rig.small_bundle(tmp_path, "v1"), first_contact=False))
+    assert answer_to_udp(machine.address, 9999) == "dropped"
 
 
 def test_ssh_is_closed_to_other_networks(machine: Machine) -> None:
