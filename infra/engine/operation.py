@@ -157,7 +157,7 @@ class Operation:
                 stack.callback(self._file.unlock)
                 self._note(note)
             data = self._file.read() or {}
-            crypter = Crypter(self._passphrase, salt_of(data))
+            crypter = Crypter(self._passphrase, salt_of(data), eager=bool(data) or not preview)
             work = _Work(self, verb, data, crypter, stack)
             self._emit(
                 OperationStarted(verb=verb, engine="embedded", stack=self._file.stack, expected=len(work.snapshot.base))

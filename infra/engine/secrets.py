@@ -33,18 +33,31 @@ class Crypter:
     The key takes 0.2 s to derive; that runs beside other work from construction on. Without a salt text a new salt is
     made.
 
+    Args:
+        eager: false leaves the key until something is encrypted or decrypted, which a preview of nothing never does.
+
     Raises:
         StateError: at first use, when the passphrase is not the one the salt text was made with.
     """
 
-    def __init__(self, passphrase: str, salt_text: str = "") -> None:
+    def __init__(self, passphrase: str, salt_text: str = "", *, eager: bool = True) -> None:
         self._salt, self._proof = _parse_salt(salt_text) if salt_text else (secrets.token_bytes(SALT_BYTES), "")
-        self._key: Future[AESGCM] = Future()
+        self._derived: Future[AESGCM] = Future()
         self._made_salt_text = salt_text
         self._lock = threading.Lock()
         # The same plaintext of the same resource keeps its ciphertext, so that an unchanged resource is unchanged text.
         self._known: dict[tuple[str, str], str] = {}
-        threading.Thread(target=self._derive, args=(passphrase,), daemon=True, name="derive-key").start()
+        self._derivation = threading.Thread(target=self._derive, args=(passphrase,), daemon=True, name="derive-key")
+        self._starting = threading.Lock()
+        if eager:
+            self._derivation.start()
+
+    @property
+    def _key(self) -> "Future[AESGCM]":
+        with self._starting:
+            if self._derivation.ident is None:
+                self._derivation.start()
+        return self._derived
 
     def _derive(self, passphrase: str) -> None:
         try:
@@ -54,9 +67,9 @@ class Crypter:
                     "the passphrase does not fit: the stack's secrets were encrypted under another one",
                     "Set PULUMI_CONFIG_PASSPHRASE (or PULUMI_CONFIG_PASSPHRASE_FILE) to the passphrase of this stack.",
                 )
-            self._key.set_result(aead)
+            self._derived.set_result(aead)
         except BaseException as error:
-            self._key.set_exception(error)
+            self._derived.set_exception(error)
 
     @property
     def salt_text(self) -> str:
