@@ -11,7 +11,7 @@ import grpc
 
 from infra.engine.children import Child
 from infra.engine.errors import ResourceError, UnsupportedError
-from infra.engine.previewer import REMEDY, PreviewProvider
+from infra.engine.preview_provider import REMEDY, PreviewProvider
 from infra.engine.providers import GrpcProvider, Provider
 from infra.engine.sdkschema import find_sdk
 

@@ -15,7 +15,7 @@ from infra.engine.errors import EngineError
 from infra.engine.execute import Executor, StepFailed, Stopped
 from infra.engine.goal import Goal
 from infra.engine.hooks import Hook, HookRunner
-from infra.engine.previewer import UnknownAnswer
+from infra.engine.preview_provider import UnknownAnswer
 from infra.engine.props import UNKNOWN, Props, equal, from_struct, has_unknown, mark_secrets, to_struct
 from infra.engine.registry import Registry
 from infra.engine.snapshot import Snapshot

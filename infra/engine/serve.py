@@ -19,7 +19,7 @@ from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc, plugin_pb2, provid
 
 from infra.engine.errors import EngineError
 from infra.engine.plugins import CHANNEL_OPTIONS
-from infra.engine.previewer import PreviewProvider, UnknownAnswer
+from infra.engine.preview_provider import PreviewProvider, UnknownAnswer
 from infra.engine.props import Props, from_struct, to_struct
 from infra.engine.providers import Existing, Failure
 from infra.engine.sdkschema import Sdk, find_sdk
