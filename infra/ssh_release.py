@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from infra.bundle import Bundle
 from infra.ssh_release_session import Contact, HostKeyError, ReleaseError, Session, SshHost, UnreachableError
-from infra.units import CONFIG_DIR, SYSCTLS, Unit, unit_text
+from infra.units import CONFIG_DIR, READY, SYSCTLS, Unit, unit_text
 from infra.wiring import STATE_DIR
 
 __all__ = [
@@ -132,6 +132,7 @@ def deploy(job: ReleaseJob) -> ReleaseResult:
                 "units": _unit_texts(job),
                 "reload": {unit.name: [unit.role, list(unit.reload)] for unit in job.units},
                 "ready": list(job.ready),
+                "pace": {unit.name: READY[unit.name] for unit in job.units if READY.get(unit.name) in job.ready},
                 "ready_timeout_s": job.ready_timeout_s,
                 "sysctls": dict(job.sysctls),
                 "keep": job.keep,

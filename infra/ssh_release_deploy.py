@@ -48,6 +48,7 @@ NFT_TABLE = "ztna"
 PENDING = VAR / "pending"
 PYTHON = "/usr/bin/python3"
 PROBE_S = 2.0
+PACE_S = 10.0
 SETTLE_S = 1.0
 PATIENCE_RESTARTS = 2
 JOURNAL_LINES = 25
@@ -226,7 +227,7 @@ def _fill(folder: Path, request: dict[str, Any], owner: tuple[int, int]) -> None
         os.chown(folder / role, *owner)
         for name, text in texts.items():
             write(folder / role / name, text, 0o600, owner)
-    plan = {key: request[key] for key in ("release", "ready", "units", "reload")}
+    plan = {key: request[key] for key in ("release", "ready", "units", "reload", "pace")}
     write(folder / "plan.json", json.dumps(plan), 0o600)
 
 
@@ -294,14 +295,15 @@ def _switch(wanted: str, base: str) -> str:
     if stale:
         systemctl("daemon-reload")
         systemctl("enable", "--quiet", *(f"{unit}.service" for unit in stale))
-    for verb in ("restart", "reload"):
-        named = [f"{unit}.service" for unit, need in needs.items() if need == verb]
-        if named:
-            say(f"{verb}ing {', '.join(name.removesuffix('.service') for name in named)}")
-            try:
-                systemctl(verb, *named)
-            except Refused as error:
-                raise Unhealthy(f"{error}\n{_journals(new['units'])}") from error
+    for unit, need in needs.items():
+        say(f"{need}ing {unit}")
+        try:
+            systemctl(need, f"{unit}.service")
+        except Refused as error:
+            raise Unhealthy(f"{error}\n{_journals([unit])}") from error
+        # One after the other, each usable before the next stops: neither has to look for the other for long.
+        if need == "restart" and unit in new.get("pace", {}):
+            _probe(new["pace"][unit], PACE_S)
     return "upgraded" if "restart" in needs.values() else "reloaded"
 
 
@@ -309,21 +311,13 @@ def _prove(deployment: str, timeout_s: float) -> None:
     """Wait until every ready URL answers well, and no unit fails or restarts by itself. Raises Unhealthy."""
     plan = plan_of(deployment)
     before = {unit: restarts(unit) for unit in plan["units"]}
-    probe = str(CURRENT / "code" / "lib" / "infra" / "http_probe.py")
     until = time.monotonic() + timeout_s
     waiting, reason = list(plan["ready"]), ""
     while waiting:
-        asked = subprocess.run(
-            [PYTHON, "-I", "-S", probe, "--until-ready", f"{PROBE_S:g}", waiting[0]],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if asked.returncode == 0:
+        reason = _probe(waiting[0], PROBE_S)
+        if not reason:
             waiting.pop(0)
             continue
-        reason = asked.stdout.strip()
         looping = [unit for unit in before if int(restarts(unit) or 0) - int(before[unit] or 0) >= PATIENCE_RESTARTS]
         if looping or time.monotonic() > until:
             what = f"{', '.join(looping)} ends again and again" if looping else f"not ready after {timeout_s:g} s"
@@ -332,6 +326,14 @@ def _prove(deployment: str, timeout_s: float) -> None:
     failing = [unit for unit in before if not active(unit) or restarts(unit) != before[unit]]
     if failing:
         raise Unhealthy(f"{', '.join(failing)} does not keep running\n{_journals(failing)}")
+
+
+def _probe(url: str, wait_s: float) -> str:
+    """Return why a URL does not answer well within a time, empty when it does."""
+    script = str(CURRENT / "code" / "lib" / "infra" / "http_probe.py")
+    argv = [PYTHON, "-I", "-S", script, "--until-ready", f"{wait_s:g}", url]
+    asked = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    return "" if asked.returncode == 0 else asked.stdout.strip() or asked.stderr.strip() or "no answer"
 
 
 def _roll_back(failed: str, previous: str, timeout_s: float) -> str:

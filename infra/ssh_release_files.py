@@ -80,7 +80,7 @@ def plan_of(deployment: str) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
         plan: dict[str, Any] = json.loads((DEPLOYMENTS / deployment / "plan.json").read_text())
         return plan
-    return {"release": "", "ready": [], "units": {}, "reload": {}}
+    return {"release": "", "ready": [], "units": {}, "reload": {}, "pace": {}}
 
 
 def active(unit: str) -> bool:
