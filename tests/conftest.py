@@ -4,6 +4,7 @@
 """
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     missing = {Rung.ROOT: set(), Rung.ROOTLESS: {"root"}, Rung.LOOPBACK: {"root", "lab"}}[found.rung]
     missing |= set() if found.tun else {"tun"}
     dropped = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
+    _leave_out(config, items, dropped, f"they need a better rung of the lab than {_why()}")
+    for name, there, reason in (
+        ("cluster", bool(os.environ.get("ZTNA_TEST_KUBECONFIG")), "ZTNA_TEST_KUBECONFIG names no API server"),
+        ("official", shutil.which("pulumi") is not None, "the official pulumi CLI is not on PATH"),
+        ("slow", "slow" in (config.option.markexpr or ""), "they take minutes: pytest -m slow"),
+    ):
+        if not there:
+            _leave_out(config, items, [item for item in items if item.get_closest_marker(name)], reason)
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item], dropped: list[pytest.Item], reason: str) -> None:
     if dropped:
-        _left_out[f"they need a better rung of the lab than {_why()}"] = len(dropped)
+        _left_out[reason] = len(dropped)
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]
 

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -161,7 +160,7 @@ if pulumi.Config().get_bool("mistake"):
 
 
 @pytest.mark.engine
-@pytest.mark.skipif(shutil.which("pulumi") is None, reason="the official pulumi CLI is not on PATH")
+@pytest.mark.official
 def test_the_official_cli_refuses_what_breaks_a_rule(tmp_path: Path) -> None:
     options = f"toolchain: pip, virtualenv: {Path(sys.prefix)}"
     (tmp_path / "Pulumi.yaml").write_text(f"name: pack\nruntime: {{name: python, options: {{{options}}}}}\n")
