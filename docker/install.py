@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 BACKEND = ("httpbin", "waitress")
 UV = ("/uv/bin/uv",) if Path("/uv/bin/uv").exists() else ("uv",)
@@ -23,12 +24,30 @@ UNUSED = ("bin", "tests", "test", "*.pyi", "*.c", "*.pyx", "*.h", "py.typed")
 def requirements(kind: str, pyproject: Path = Path("pyproject.toml")) -> str:
     """Return requirements with hashes, exactly as the lock has them."""
     project = tomllib.loads(pyproject.read_text())["project"]
+    lock = tomllib.loads((pyproject.parent / "uv.lock").read_text())
     command = [*UV, "export", "--frozen", "--quiet", "--no-dev", "--no-emit-project", "--no-header", "--no-annotate"]
     if kind == "backend":
         direct = [*project["dependencies"], *project["optional-dependencies"]["deploy"]]
-        names = sorted({re.split(r"[^A-Za-z0-9_.-]", each)[0].lower() for each in direct} - set(BACKEND))
+        names = sorted({re.split(r"[^A-Za-z0-9_.-]", each)[0].lower() for each in direct} - needed(BACKEND, lock))
         command += ["--extra", "deploy", *(word for name in names for word in ("--prune", name))]
     return subprocess.run(command, check=True, text=True, capture_output=True, cwd=pyproject.parent).stdout
+
+
+def needed(roots: tuple[str, ...], lock: dict[str, Any]) -> set[str]:
+    """Return the names of packages and of everything they depend on, extras included."""
+    packages: dict[str, list[dict[str, Any]]] = {}
+    for package in lock["package"]:
+        packages.setdefault(package["name"], []).append(package)
+    found: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            for package in packages[name]:
+                for group in (package.get("dependencies", []), *package.get("optional-dependencies", {}).values()):
+                    waiting += [each["name"] for each in group]
+    return found
 
 
 def dependencies(kind: str, target: Path) -> None:

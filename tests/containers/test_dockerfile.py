@@ -180,7 +180,11 @@ def locked() -> dict[str, set[str]]:
     ("kind", "inside", "outside"),
     [
         ("role", {"aioquic", "cryptography", "uvloop", "typer"}, {"pulumi", "httpbin", "pytest", "paramiko"}),
-        ("backend", {"httpbin", "waitress", "flask"}, {"pulumi", "aioquic", "pip", "matplotlib", "cryptography"}),
+        (
+            "backend",
+            {"httpbin", "waitress", "flask", "jinja2", "markupsafe"},
+            {"pulumi", "aioquic", "pip", "matplotlib", "cryptography"},
+        ),
     ],
 )
 def test_requirements_are_the_locks_with_hashes(kind: str, inside: set[str], outside: set[str]) -> None:
@@ -193,6 +197,21 @@ def test_requirements_are_the_locks_with_hashes(kind: str, inside: set[str], out
         name, _, rest = entry.partition("==")
         assert rest.split()[0] in locked()[name]
         assert "--hash=sha256:" in rest
+
+
+def test_a_backend_has_everything_that_it_depends_on() -> None:
+    """What is left out of the export goes with its own dependencies: nothing of httpbin's may be among it."""
+    install = load("install")
+    names = {line.split("==")[0] for line in install.requirements("backend", ROOT / "pyproject.toml").splitlines()}
+    lock = tomllib.loads((ROOT / "uv.lock").read_text())
+    wanted = {
+        each["name"]
+        for package in lock["package"]
+        if package["name"] in names
+        for each in package.get("dependencies", [])
+        if "marker" not in each
+    }
+    assert wanted <= names
 
 
 def test_uv_itself_is_pinned_by_hash() -> None:
