@@ -1,7 +1,8 @@
 """A resource graph as SVG: components as boxes, inside and between them layers by dependency from left to right.
 
 Only what is drawn is computed here: a box holds its children in columns, a child's column is one more than the largest
-of the siblings it needs (by itself or by anything inside it). Lines go from what is needed to what needs it.
+of the siblings it needs (by itself or by anything inside it). Lines go from what is needed to what needs it; what
+follows from other lines has none, nor has a resource's provider.
 """
 
 from dataclasses import dataclass, field
@@ -92,7 +93,7 @@ def _layers(boxes: list[_Box]) -> list[list[_Box]]:
         box.node.urn: {
             found.node.urn
             for inner in box.everything()
-            for urn in (*inner.node.dependencies, inner.node.provider)
+            for urn in inner.node.dependencies
             if (found := owner.get(urn)) is not None and found is not box
         }
         for box in boxes
@@ -114,8 +115,9 @@ def _layers(boxes: list[_Box]) -> list[list[_Box]]:
 
 def _lines(boxes: dict[str, _Box]) -> list[str]:
     lines = []
+    needs = _direct({urn: [other for other in box.node.dependencies if other in boxes] for urn, box in boxes.items()})
     for urn, box in boxes.items():
-        for other in dict.fromkeys((*box.node.dependencies, box.node.provider)):
+        for other in needs[urn]:
             source = boxes.get(other)
             if source is None or source is box or _inside(source, box):
                 continue
@@ -128,6 +130,24 @@ def _lines(boxes: dict[str, _Box]) -> list[str]:
                 f'stroke-opacity="0.55" marker-end="url(#tip)"><title>{escape(title)}</title></path>'
             )
     return lines
+
+
+def _direct(needs: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The same without what another of a resource's needs has among its own, at any remove."""
+    above: dict[str, set[str]] = {}
+
+    def all_above(urn: str) -> set[str]:
+        if urn not in above:
+            above[urn] = set()  # for circles, which no program has
+            above[urn] = {item for other in needs[urn] for item in (other, *all_above(other))}
+        return above[urn]
+
+    return {
+        urn: [
+            one for one in dict.fromkeys(wanted) if not any(one in all_above(other) for other in wanted if other != one)
+        ]
+        for urn, wanted in needs.items()
+    }
 
 
 def _inside(outer: _Box, box: _Box) -> bool:

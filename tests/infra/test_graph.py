@@ -87,6 +87,13 @@ def test_a_drawing_is_well_formed_and_holds_every_resource() -> None:
     assert "third needs second" in titles
 
 
+def test_lines_that_follow_from_others_are_not_drawn() -> None:
+    nodes = (STACK, node("a"), node("b", "t:i:T", "stack", "a"), node("c", "t:i:T", "stack", "a", "b", provider="a"))
+    drawn = ElementTree.fromstring(Graph(stack="dev", nodes=nodes).to_svg())
+    titles = [item.text for item in drawn.iter(f"{SVG}title") if " needs " in str(item.text)]
+    assert titles == ["b needs a", "c needs b"]
+
+
 def test_what_is_needed_stands_left_of_what_needs_it_and_children_inside() -> None:
     boxes = rectangles(GRAPH.to_svg())
     assert boxes["first"][2] < boxes["second"][0]
