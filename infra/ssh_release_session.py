@@ -40,6 +40,10 @@ class UnreachableError(ReleaseError):
     """There is no connection to the host, or it was lost."""
 
 
+class LoginError(ReleaseError):
+    """The host refuses the login."""
+
+
 class HostKeyError(ReleaseError):
     """The host presents a key that it must not have; nothing was sent to it."""
 
@@ -88,9 +92,11 @@ class Session:
         while True:
             try:
                 return cls._open(host, contact)
-            except UnreachableError as error:
-                if time.monotonic() + RETRY_S > until:
-                    raise UnreachableError(f"{error} (tried for {patience_s:g} s)") from error
+            except (UnreachableError, LoginError) as error:
+                # A machine that boots lets nobody in but root (pam_nologin(8)).
+                final = isinstance(error, LoginError) and contact is not Contact.FIRST
+                if final or time.monotonic() + RETRY_S > until:
+                    raise type(error)(f"{error} (tried for {patience_s:g} s)") from error
                 time.sleep(RETRY_S)
 
     @classmethod
@@ -109,7 +115,7 @@ class Session:
             _start(channel, host.user)
         except paramiko.AuthenticationException as error:
             transport.close()
-            raise ReleaseError(
+            raise LoginError(
                 f"host {where} refuses the login of {host.user!r} with the stack's key: {error}"
             ) from error
         except LOST as error:
@@ -200,19 +206,14 @@ class Session:
                     "the host gave no answer in time; it finishes or rolls back on its own"
                 ) from error
             if not chunk:
-                raise UnreachableError(f"the connection was lost; {self._last_words()}")
+                if words := _last_words(self._channel):
+                    raise ReleaseError(f"the host's half ended: {words}")
+                raise UnreachableError(
+                    "the connection was lost; a deployment under way goes on there, and gets healthy or rolls back"
+                )
             self._received += chunk
         line, _, self._received = self._received.partition(b"\n")
         return line
-
-    def _last_words(self) -> str:
-        """Return what the host wrote to standard error, like sudo's refusal."""
-        self._channel.settimeout(1.0)
-        try:
-            text = self._channel.recv_stderr(4096).decode("utf-8", "replace").strip()
-        except OSError:
-            text = ""
-        return text or "what ran on the host goes on running, and a deployment under way finishes or rolls back there"
 
     def close(self) -> None:
         """Hang up."""
@@ -271,7 +272,21 @@ def _start(channel: paramiko.Channel, user: str) -> None:
     sudo = "" if user == "root" else "sudo -n -- "
     channel.settimeout(CALL_TIMEOUT_S)
     channel.exec_command(f"{sudo}/usr/bin/python3 -I -c {shlex.quote(_BOOTSTRAP)} {len(sources)}")
-    channel.sendall(sources)
+    try:
+        channel.sendall(sources)
+    except LOST as error:
+        if words := _last_words(channel):
+            raise ReleaseError(f"the host's half cannot be started: {words}") from error
+        raise
+
+
+def _last_words(channel: paramiko.Channel) -> str:
+    """Return what the host wrote to standard error, like sudo's refusal."""
+    channel.settimeout(1.0)
+    try:
+        return channel.recv_stderr(4096).decode("utf-8", "replace").strip()
+    except LOST:
+        return ""
 
 
 def _prefix_sha256(path: Path, length: int) -> str:

@@ -27,7 +27,7 @@ TARGET = """\
 [Unit]
 Description=What a machine of a test runs
 Requires=basic.target
-Wants=ssh.service {wants}
+Wants=ssh.service systemd-user-sessions.service {wants}
 After=basic.target
 """
 
@@ -84,7 +84,7 @@ class Machine:
         (self.root / "etc/hostname").write_text("machine\n")
         (self.root / "etc/machine-id").write_text("")
         (self.root / "etc/ssh/sshd_config").write_text(
-            "Include /etc/ssh/sshd_config.d/*.conf\nPermitRootLogin prohibit-password\n"
+            "Include /etc/ssh/sshd_config.d/*.conf\nPermitRootLogin prohibit-password\nUsePAM yes\n"
         )
         for name, text in self.files.items():
             file = self.root / name.lstrip("/")

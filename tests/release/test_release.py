@@ -254,3 +254,19 @@ def test_edited_file_and_stopped_unit_are_mended(running: Machine, tmp_path: Pat
     running.run("sh", "-c", "echo by hand > /etc/ztna/web/page.txt")
     deploy(rig.job(running, rig.small_bundle(tmp_path, "v1"), first_contact=False))
     assert rig.page_of(running) == "v1 hello"
+
+
+def test_release_as_a_user_who_may_sudo(running: Machine, tmp_path: Path) -> None:
+    assert running.run("sh", "-c", "command -v sudo", check=False), "missing sudo: apt-get install sudo"
+    running.run("useradd", "--create-home", "ubuntu")
+    running.run("sh", "-c", "echo 'ubuntu ALL=(ALL) NOPASSWD:ALL' > /etc/sudoers.d/ubuntu")
+    running.run("sh", "-c", "echo 'Defaults use_pty' >> /etc/sudoers.d/ubuntu")
+    running.run("cp", "-r", "/root/.ssh", "/home/ubuntu/.ssh")
+    running.run("chown", "-R", "ubuntu:", "/home/ubuntu/.ssh")
+    reached = replace(rig.host(running.address), user="ubuntu")
+    result = deploy(rig.job(running, rig.small_bundle(tmp_path, "v10", 1 << 20), host=reached, first_contact=False))
+    assert result.status == "upgraded"
+    assert rig.page_of(running) == "v10 hello"
+    running.run("rm", "/etc/sudoers.d/ubuntu")
+    with pytest.raises(ReleaseError, match="sudo: a password is required"):
+        deploy(rig.job(running, rig.small_bundle(tmp_path, "v1"), host=reached, first_contact=False))
