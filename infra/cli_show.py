@@ -79,7 +79,7 @@ def prediction_lines(outputs: StackOutputs) -> Iterable[str]:
     for found in outputs.expected_path:
         alike.setdefault((found.service, found.connector, found.path, found.reason), []).append(found.peer_nat)
     for (service, connector, path, reason), nats in alike.items():
-        yield f"Path to {service} - {connector}: {path} for agents behind {', '.join(nats)} ({reason.rstrip('.')})"
+        yield f"Path possible to {service} - {connector}: {path} for agents behind {', '.join(nats)} ({reason.rstrip('.')})"
 
 
 def usage_lines(outputs: StackOutputs) -> Iterable[str]:
@@ -94,8 +94,10 @@ def usage_lines(outputs: StackOutputs) -> Iterable[str]:
         for service in outputs.services:
             if service.id in agent.services:
                 yield from (f"{before}{command}{after}" for command in _commands(agent, service))
-    yield f"ztna verify --stack {outputs.stack}"
-    yield f"ztna status --stack {outputs.stack}   ztna logs --stack {outputs.stack} --follow"
+    # These run commands where an agent of the stack is, and read its hosts' files: they are for stacks on this machine.
+    if any((agent.place or agent.name) in outputs.places for agent in outputs.agents):
+        yield f"ztna verify --stack {outputs.stack}"
+        yield f"ztna status --stack {outputs.stack}   ztna logs --stack {outputs.stack} --follow"
 
 
 def _commands(agent: AgentOutput, service: ServiceOutput) -> Iterable[str]:

@@ -57,13 +57,13 @@ def test_an_agent_in_a_place_of_the_stack_is_reached_by_exec() -> None:
 
 def test_agents_that_fare_alike_share_a_line() -> None:
     assert list(prediction_lines(outputs())) == [
-        "Path to http-app - connector: direct for agents behind public, full-cone (The connector is public)",
-        "Path to http-app - connector: none for agents behind udp-blocked (No UDP leaves)",
+        "Path possible to http-app - connector: direct for agents behind public, full-cone (The connector is public)",
+        "Path possible to http-app - connector: none for agents behind udp-blocked (No UDP leaves)",
     ]
 
 
 def test_all_of_it_is_printed() -> None:
     out = io.StringIO()
     show_stack(outputs(), Console(file=out, width=200))
-    assert "Path to http-app" in out.getvalue()
+    assert "Path possible to http-app" in out.getvalue()
     assert "ztna profile laptop" in out.getvalue()
