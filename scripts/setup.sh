@@ -7,7 +7,9 @@ need=${1:-run}
 
 # command -> Debian package; the second list is wanted only by the tests and the benchmarks
 run_tools="ip:iproute2 nft:nftables ping:iputils-ping nsenter:util-linux curl:curl"
-test_tools="turnserver:coturn tcpdump:tcpdump iperf3:iperf3 setpriv:util-linux conntrack:conntrack sshd:openssh-server"
+test_tools="turnserver:coturn tcpdump:tcpdump iperf3:iperf3 setpriv:util-linux conntrack:conntrack sshd:openssh-server
+  ssh-keygen:openssh-client systemd-analyze:systemd systemd-nspawn:systemd-container dbus-daemon:dbus cloud-init:cloud-init
+  sudo:sudo"
 
 missing_packages() {
   local pair missing=""
@@ -35,6 +37,10 @@ install_packages() {
             systemctl list-unit-files --quiet "$unit" >/dev/null 2>&1 || systemctl mask --quiet "$unit" || true
           done
         fi ;;
+    esac
+    case " $packages " in
+      # Wanted for its schema and for machines of the tests; it must not take this machine for one at its first boot.
+      *" cloud-init "*) mkdir -p /etc/cloud && touch /etc/cloud/cloud-init.disabled ;;
     esac
     apt-get update -qq
     # shellcheck disable=SC2086 # a list of package names
