@@ -82,6 +82,8 @@ class Machine:
         (units / "machine.target").write_text(TARGET.format(wants=" ".join(self.wants)))
         (units / "sshd.service").symlink_to("/lib/systemd/system/ssh.service")  # cloud-init is ordered before this name
         (self.root / "etc/hostname").write_text("machine\n")
+        (self.root / "etc/hosts").write_text("127.0.0.1 localhost machine\n")
+        (self.root / "etc/resolv.conf").unlink(missing_ok=True)
         (self.root / "etc/machine-id").write_text("")
         (self.root / "etc/ssh/sshd_config").write_text(
             "Include /etc/ssh/sshd_config.d/*.conf\nPermitRootLogin prohibit-password\nUsePAM yes\n"
