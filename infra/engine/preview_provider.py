@@ -61,7 +61,8 @@ class PreviewProvider:
     def update(self, old: Existing, news: Props, timeout_s: float, ignored: list[str], preview: bool) -> Outcome:
         if not preview:
             raise self._refusal(f"update {type_of(old.urn)} {name_of(old.urn)!r}")
-        return Outcome(old.id, news)
+        # What else a change brings about is not known, so nothing is said to stay as it was.
+        return Outcome(old.id, self._outputs(old.urn, news))
 
     def delete(self, old: Existing, timeout_s: float) -> None:
         raise self._refusal(f"delete {type_of(old.urn)} {name_of(old.urn)!r}")

@@ -1,14 +1,18 @@
 """Previews of cloud programs on a machine without plugins, credentials or network: what they know and what they say."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infra.engine import fixtures
 from infra.engine.errors import DeploymentFailed
-from infra.engine.events import Diagnostic, Event
+from infra.engine.events import Diagnostic, Event, ResourceStep
+from infra.engine.fixtures import FOLDER
 from infra.engine.operation import Options
+from infra.engine.sdkschema import find_sdk
 from infra.engine.workspace import Workspace
 from infra.graph import SECRET, UNKNOWN, Graph
 
@@ -146,3 +150,57 @@ def test_configuration_of_a_graph_is_laid_over_that_of_the_file(tmp_path: Path) 
     assert clouds.workspace().graph().outputs == {"a": "file", "b": [1]}
     assert clouds.workspace().graph({"x:b": [2, 3]}).outputs == {"a": "file", "b": [2, 3]}
     assert (clouds.root / "Pulumi.dev.yaml").read_text() == "config:\n  x:a: file\n  x:b: [1]\n"
+
+
+def recorded(clouds: Clouds, size: str) -> None:
+    """A state as `up` by the official CLI leaves it, with the droplet in it."""
+    stack = "urn:pulumi:dev::clouds::pulumi:pulumi:Stack::clouds-dev"
+    provider = "urn:pulumi:dev::clouds::pulumi:providers:digitalocean::default_4_0_0"
+    inputs = {"image": "ubuntu-24-04-x64", "region": "nyc1", "size": size}
+    resources: list[dict[str, Any]] = [
+        {"urn": stack, "custom": False, "type": "pulumi:pulumi:Stack"},
+        {"urn": provider, "custom": True, "id": "one", "type": "pulumi:providers:digitalocean"},
+    ]
+    resources += [
+        {
+            "urn": f"urn:pulumi:dev::clouds::digitalocean:index/droplet:Droplet::{name}",
+            "custom": True,
+            "id": "7",
+            "type": "digitalocean:index/droplet:Droplet",
+            "inputs": inputs,
+            "outputs": {**inputs, "ipv4Address": "192.0.2.7"},
+            "parent": stack,
+            "provider": f"{provider}::one",
+        }
+        for name in ("relay", "former")
+    ]
+    clouds.workspace().import_stack({"version": 3, "deployment": {"resources": resources}})
+
+
+def test_against_a_state_a_preview_tells_what_changes_and_keeps_what_is_known(tmp_path: Path) -> None:
+    program = DROPLET.format(changes={}).replace("Droplet(", "droplet = Droplet(")
+    clouds = Clouds(tmp_path / "project", program + 'import pulumi\npulumi.export("ip", droplet.ipv4_address)\n')
+    recorded(clouds, "s-1vcpu-1gb")
+    same = clouds.workspace().preview()
+    assert same.changes == {"same": 2, "delete": 1}
+    assert same.outputs == {"ip": "192.0.2.7"}
+    recorded(clouds, "s-2vcpu-2gb")
+    changed = clouds.workspace().preview()
+    assert changed.changes == {"same": 1, "update": 1, "delete": 1}
+    assert changed.outputs == {"ip": "[unknown]"}
+    steps = [event for event in clouds.events if isinstance(event, ResourceStep) and event.operation == "update"]
+    assert {step.changes for step in steps} == {("size",)}
+    assert [state.id for state in clouds.workspace().state().resources if state.id == "7"] == ["7", "7"]
+
+
+def test_every_recording_names_its_source_and_answers_what_the_sdk_knows() -> None:
+    for path in FOLDER.glob("*.json"):
+        sdk = find_sdk(path.stem, sys.executable)
+        assert sdk is not None
+        for entry in json.loads(path.read_text())["recorded"]:
+            assert entry["source"]
+            assert set(entry["result"]) <= set(sdk.results(entry["function"])), entry["function"]
+            found = fixtures.recorded(entry["function"], entry["args"])
+            assert found is not None
+            assert found.result == entry["result"]
+            assert fixtures.recorded(entry["function"], {**entry["args"], "other": 1}) is None
