@@ -20,6 +20,7 @@ from typing import Any
 
 from infra.engine.errors import LockedError, ProjectError, StateError
 from infra.engine.state import VERSION, now
+from infra.engine.urn import is_provider
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
@@ -110,12 +111,21 @@ class StackFile:
         return latest if isinstance(latest, dict) else {}
 
     def has_resources(self) -> bool:
-        """Whether the state names any resource or unfinished operation; an unreadable state counts as one that does."""
+        """Whether there is something that an engine made: a resource of a provider or an unfinished operation.
+
+        Stack, components and providers alone (an `up` that was refused) are nothing to be fought over. An unreadable
+        state counts as one that has resources.
+        """
         try:
             latest = self.read() or {}
         except StateError:
             return True
-        return bool(latest.get("resources") or latest.get("pending_operations"))
+        made = [
+            item
+            for item in latest.get("resources") or ()
+            if item.get("custom") and not is_provider(str(item.get("type", "")))
+        ]
+        return bool(made or latest.get("pending_operations"))
 
     def write_text(self, deployment_text: str) -> None:
         """Writes a deployment given as JSON text.

@@ -140,6 +140,7 @@ def test_up_is_refused_by_name_with_the_remedy(tmp_path: Path) -> None:
     assert "--engine pulumi" in clouds.said()
     assert "--real with pulumi-resource-digitalocean on PATH" in clouds.said()
     assert [state.type for state in clouds.workspace().state().resources] == ["pulumi:pulumi:Stack"]
+    assert clouds.workspace()._holder() is None, "the remedy, another engine, must not be refused"
 
 
 def test_configuration_of_a_graph_is_laid_over_that_of_the_file(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from infra.engine.workspace import EngineChoice, Workspace
 def _state(root: Path, below: str, resources: list[str]) -> None:
     path = root / ".ztna" / below / ".pulumi" / "stacks" / "p" / "dev.json"
     path.parent.mkdir(parents=True)
-    latest = {"resources": [{"urn": urn, "type": "toy:index:Thing"} for urn in resources]}
+    latest = {"resources": [{"urn": urn, "type": "toy:index:Thing", "custom": True} for urn in resources]}
     path.write_text(json.dumps({"version": 3, "checkpoint": {"stack": "dev", "latest": latest}}))
 
 
@@ -26,6 +26,19 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cli.chmod(0o755)
     monkeypatch.setenv("PATH", f"{cli.parent}:/usr/bin:/bin")
     return tmp_path
+
+
+def test_a_stack_in_which_no_provider_made_anything_is_nobodys(root: Path) -> None:
+    _state(root, "", ["urn:a"])
+    path = root / ".ztna/.pulumi/stacks/p/dev.json"
+    components = [{"urn": "urn:s", "type": "pulumi:pulumi:Stack", "custom": False}]
+    providers = [{"urn": "urn:p", "type": "pulumi:providers:toy", "custom": True}]
+    latest = {"resources": components + providers}
+    path.write_text(json.dumps({"version": 3, "checkpoint": {"stack": "dev", "latest": latest}}))
+    assert Workspace(root, "dev").engine == "pulumi"
+    latest["pending_operations"] = [{"resource": {"urn": "urn:a"}, "type": "creating"}]
+    path.write_text(json.dumps({"version": 3, "checkpoint": {"stack": "dev", "latest": latest}}))
+    assert Workspace(root, "dev").engine == "embedded"
 
 
 def test_auto_stays_with_the_engine_that_brought_the_stack_up(root: Path) -> None:
