@@ -79,7 +79,8 @@ def prediction_lines(outputs: StackOutputs) -> Iterable[str]:
     for found in outputs.expected_path:
         alike.setdefault((found.service, found.connector, found.path, found.reason), []).append(found.peer_nat)
     for (service, connector, path, reason), nats in alike.items():
-        yield f"Path possible to {service} - {connector}: {path} for agents behind {', '.join(nats)} ({reason.rstrip('.')})"
+        behind = f"for agents behind {', '.join(nats)} ({reason.rstrip('.')})"
+        yield f"Path possible to {service} - {connector}: {path} {behind}"
 
 
 def usage_lines(outputs: StackOutputs) -> Iterable[str]:

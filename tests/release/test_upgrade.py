@@ -22,7 +22,6 @@ from infra.ssh_release import ReleaseJob, deploy
 from tests.release import rig
 from tests.release.machine import Machine
 
-pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
 
 FORWARD_PORT = 19999
 INTERVAL_S = 0.05
