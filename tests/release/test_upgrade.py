@@ -22,7 +22,6 @@ from infra.ssh_release import ReleaseJob, deploy
 from tests.release import rig
 from tests.release.machine import Machine
 
-
 FORWARD_PORT = 19999
 INTERVAL_S = 0.05
 GAP_LIMIT_S = 5.0
