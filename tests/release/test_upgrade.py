@@ -22,6 +22,8 @@ from infra.ssh_release import ReleaseJob, deploy
 from tests.release import rig
 from tests.release.machine import Machine
 
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+
 FORWARD_PORT = 19999
 INTERVAL_S = 0.05
 GAP_LIMIT_S = 5.0
