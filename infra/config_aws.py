@@ -6,21 +6,20 @@ names the key, the value and the remedy (infra/config.py).
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
 from infra import ports
-from infra.config import ConfigError, ConfigSource, Key, Reader, parse_choice, parse_int
+from infra.config import ConfigSource, Key, Reader, parse_choice, parse_int
 from infra.config_overlay import (
     OVERLAY_KEYS,
     OverlaySettings,
     ServiceSettings,
     overlay_settings,
     parse_bool,
-    parse_networks,
     parse_strings,
     service_settings,
 )
+from infra.config_ssh import Network, parse_admin_cidrs, parse_public_keys
 
 PLATFORMS: Final = ("linux/amd64", "linux/arm64")
 LOG_RETENTION_DAYS: Final = (
@@ -52,15 +51,10 @@ HTTP_APP: Final = "http-app"
 QUAKEKUBE: Final = "quakekube"
 QUAKE_PORT: Final = 27960
 """TCP of QuakeKube: the page of the game, its data and its web socket, on the number that Quake has in UDP."""
-WIDEST_ADMIN: Final = {4: 8, 6: 16}
-"""Shortest prefix that still counts as "the administrators", by IP version."""
-KEY_TYPES: Final = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")
 _REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 _ZONE: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-\d[a-z]")
 _INSTANCE_TYPE: Final = re.compile(r"[a-z0-9-]+\.[a-z0-9]+")
 _ARM_FAMILY: Final = re.compile(r"(a1|[a-z]+\d+g[a-z]*)\.")
-
-Network = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,22 +195,6 @@ def aws_config(source: ConfigSource) -> AwsConfig:
     )
 
 
-def parse_admin_cidrs(text: str) -> tuple[Network, ...]:
-    """Read the networks that may open SSH. Raises ValueError for none, and for (nearly) the whole internet."""
-    networks = parse_networks(text)
-    if not networks:
-        raise ValueError("it is empty; without SSH nothing can be released to the relay")
-    for network in networks:
-        if network.prefixlen < WIDEST_ADMIN[network.version]:
-            raise ValueError(
-                f"{network} lets the whole internet try SSH: the host that holds the relay's keys would be scanned and "
-                "attacked from everywhere, and a leaked key would be enough to take it; give the networks of the "
-                f"administrators, no wider than /{WIDEST_ADMIN[network.version]}, such as your own address as "
-                f"{'203.0.113.7/32' if network.version == 4 else '2001:db8::7/128'}"
-            )
-    return networks
-
-
 def parse_zones(text: str, region: str) -> tuple[str, ...]:
     """Read one or two availability zones of a region. Raises ValueError."""
     zones = parse_strings(text)
@@ -265,20 +243,6 @@ def parse_image(text: str) -> str:
     if not name or any(character.isspace() for character in text) or not (":" in name or "@" in name):
         raise ValueError("it is no image with a tag or digest, such as registry.example/name@sha256:...")
     return text
-
-
-def parse_public_keys(text: str) -> tuple[str, ...]:
-    """Read OpenSSH public key lines. Raises ValueError; ConfigError, without the text, for a private key."""
-    if "PRIVATE KEY" in text:
-        # Not a ValueError, whose message would be shown together with the value.
-        raise ConfigError("sshPublicKeys holds a private key: give the public ones, the lines of .pub files")
-    keys = tuple(key.strip() for key in parse_strings(text))
-    for key in keys:
-        kind, _, rest = key.partition(" ")
-        parse_choice(kind, KEY_TYPES)
-        if not re.fullmatch(r"[A-Za-z0-9+/]{32,}={0,2}( [^\n]*)?", rest):
-            raise ValueError(f"after {kind} there must be one line of base64, as in the .pub file")
-    return keys
 
 
 def _matching(text: str, pattern: re.Pattern[str], what: str) -> str:

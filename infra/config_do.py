@@ -2,11 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network
 from typing import Final
 
 from infra import ports
-from infra.config import ConfigError, ConfigSource, Key, Reader, parse_choice, parse_int
+from infra.config import ConfigSource, Key, Reader, parse_int
 from infra.config_overlay import (
     OVERLAY_KEYS,
     OverlaySettings,
@@ -15,10 +15,8 @@ from infra.config_overlay import (
     parse_networks,
     service_settings,
 )
+from infra.config_ssh import Network, parse_admin_cidrs, parse_public_key
 
-KEY_TYPES: Final = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")
-WIDEST_ADMIN: Final = {4: 8, 6: 16}
-"""Shortest prefix that still counts as "the administrators", by IP version."""
 RESERVED_RANGES: Final = tuple(
     IPv4Network(text) for text in ("10.10.0.0/16", "10.229.0.0/16", "10.244.0.0/16", "10.245.0.0/16", "10.246.0.0/24")
 )
@@ -29,8 +27,6 @@ Source: https://docs.digitalocean.com/products/networking/vpc/details/limits/
 _SLUG = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _DOMAIN = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}")
 _RECORD = re.compile(r"@|[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
-
-Network = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,36 +163,6 @@ def do_config(source: ConfigSource) -> DoConfig:
         host_generation=reader.parse("hostGeneration", lambda text: parse_int(text, 1, 2**31)),
         overlay=overlay_settings(reader, default_services()),
     )
-
-
-def parse_admin_cidrs(text: str) -> tuple[Network, ...]:
-    """Read the networks that may open SSH. Raises ValueError for none, and for (nearly) the whole internet."""
-    networks = parse_networks(text)
-    if not networks:
-        raise ValueError("it is empty; without SSH nothing can be released to the droplet")
-    for network in networks:
-        if network.prefixlen < WIDEST_ADMIN[network.version]:
-            raise ValueError(
-                f"{network} lets the whole internet try SSH: the host that holds the relay's keys would be scanned and "
-                "attacked from everywhere, and a leaked key would be enough to take it; give the networks of the "
-                f"administrators, no wider than /{WIDEST_ADMIN[network.version]}, such as your own address as "
-                f"{'203.0.113.7/32' if network.version == 4 else '2001:db8::7/128'}"
-            )
-    return networks
-
-
-def parse_public_key(text: str) -> str | None:
-    """Return an OpenSSH public key line, None for no text. Raises ValueError, ConfigError for a private key."""
-    if not text:
-        return None
-    if "PRIVATE KEY" in text:
-        # Not a ValueError, whose message would be shown together with the value.
-        raise ConfigError("sshPublicKey holds a private key: give the public one, the line of the .pub file")
-    kind, _, rest = text.strip().partition(" ")
-    parse_choice(kind, KEY_TYPES)
-    if not re.fullmatch(r"[A-Za-z0-9+/]{32,}={0,2}( [^\n]*)?", rest):
-        raise ValueError(f"after {kind} there must be one line of base64, as in the .pub file")
-    return text.strip()
 
 
 def parse_vpc_range(text: str) -> IPv4Network:
