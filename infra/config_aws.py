@@ -44,7 +44,8 @@ LOG_RETENTION_DAYS: Final = (
 Source: https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutRetentionPolicy.html
 """
 UBUNTU: Final = "/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id"
-QUAKEKUBE_IMAGE: Final = "ghcr.io/chrisrx/quake-kube:latest"
+QUAKEKUBE_IMAGE: Final = "ghcr.io/chrisrx/quake-kube@sha256:" + "0" * 64
+"""An example: the digest of the day is its registry's to tell."""
 DOMAIN: Final = "ztna.internal"
 """Private DNS of the VPC: `.internal` is kept for private use by ICANN (resolution 2024.07.29.06)."""
 HTTP_APP: Final = "http-app"
@@ -143,9 +144,9 @@ AWS_KEYS: Final = (
     ),
     Key(
         name="quakekubeImage",
-        help="image of QuakeKube that the stack's own is made from, best by digest",
+        help="image of QuakeKube by digest, which the stack's own is made from; wanted with quakekube true",
         example=QUAKEKUBE_IMAGE,
-        default=QUAKEKUBE_IMAGE,
+        default="",
     ),
     *OVERLAY_KEYS,
 )
@@ -177,7 +178,8 @@ def aws_config(source: ConfigSource) -> AwsConfig:
     reader = Reader(source, AWS_KEYS)
     region = reader.parse("region", lambda text: _matching(text, _REGION, "region, such as us-east-2"))
     backends = {HTTP_APP: ports.HTTPBIN}
-    if reader.parse("quakekube", parse_bool):
+    quakekube = reader.parse("quakekube", parse_bool)
+    if quakekube:
         backends[QUAKEKUBE] = QUAKE_PORT
     return AwsConfig(
         region=region,
@@ -190,7 +192,7 @@ def aws_config(source: ConfigSource) -> AwsConfig:
         platforms=reader.parse("platforms", parse_platforms),
         log_retention_days=int(reader.parse("logRetentionDays", lambda text: parse_choice(text, LOG_RETENTION_DAYS))),
         backends=backends,
-        quakekube_image=reader.parse("quakekubeImage", parse_image),
+        quakekube_image=reader.parse("quakekubeImage", parse_image) if quakekube else "",
         overlay=overlay_settings(reader, default_services(backends)),
     )
 
@@ -238,10 +240,9 @@ def parse_platforms(text: str) -> tuple[str, ...]:
 
 
 def parse_image(text: str) -> str:
-    """Return an image reference with a tag or digest. Raises ValueError."""
-    name = text.rpartition("/")[2]
-    if not name or any(character.isspace() for character in text) or not (":" in name or "@" in name):
-        raise ValueError("it is no image with a tag or digest, such as registry.example/name@sha256:...")
+    """Return an image reference by digest. Raises ValueError: what a tag names may change under the stack."""
+    if not re.fullmatch(r"[^\s@]+@sha256:[0-9a-f]{64}", text):
+        raise ValueError("it is no image by digest, such as registry.example/name@sha256: and 64 hex digits")
     return text
 
 

@@ -48,6 +48,9 @@ def test_quakekube_is_a_second_backend_and_a_second_service() -> None:
     game = config.overlay.services[1]
     assert (game.id, game.backend) == ("quakekube", "quakekube.ztna.internal:27960")
     assert config.quakekube_image == DIGEST
+    for image in (None, "quake", "ghcr.io/chrisrx/quake-kube:latest"):
+        with pytest.raises(ConfigError, match="quakekubeImage is .*: it is no image by digest"):
+            read(quakekube="true", **({} if image is None else {"quakekubeImage": image}))
 
 
 def test_the_ami_parameter_is_canonicals_of_ubuntu_24_04() -> None:
@@ -91,7 +94,6 @@ def test_ssh_from_the_world_is_refused_with_an_explanation(world: str) -> None:
         ("platforms", "linux/arm64,linux/arm64", "a platform occurs twice"),
         ("logRetentionDays", "10", "it may be 1, 3, 5, 7, 14"),
         ("quakekube", "yes", "it may be true, false"),
-        ("quakekubeImage", "quake", "it is no image with a tag or digest"),
         ("sshPublicKeys", "ssh-rsa", "there must be one line of base64"),
         ("sshPublicKeys", "ssh-dss AAAA", "it may be ssh-ed25519"),
         ("agents", "[]", "it is empty"),

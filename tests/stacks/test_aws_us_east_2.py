@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from infra import ports, traversal
+from infra.config_aws import QUAKEKUBE_IMAGE
 from infra.graph import Graph
 from infra.policy.resources import NOT_TAGGABLE
 from tests.docs.pages import codes, tables
@@ -405,7 +406,7 @@ def planned() -> Any:
         name = STACK
 
         def get(self, key: str) -> str | None:
-            return {"adminCidrs": ADMINS, "quakekube": "true"}.get(key)
+            return {"adminCidrs": ADMINS, "quakekube": "true", "quakekubeImage": QUAKEKUBE_IMAGE}.get(key)
 
     return design(STACK, aws_config(Source()))
 

@@ -12,6 +12,7 @@ import pytest
 
 from infra import ports
 from infra.config import ConfigError
+from infra.config_aws import QUAKEKUBE_IMAGE
 from infra.outputs import SECRET_KEYS, StackOutputs, to_exports
 from stacks import aws_us_east_2
 from tests.support.pulumi_mocks import Recorder, record
@@ -75,7 +76,7 @@ CALLS: dict[str, dict[str, Any]] = {
 
 def run(**config: str) -> tuple[Recorder, StackOutputs]:
     """Run the program against a recorder."""
-    given = {"adminCidrs": ADMINS, "quakekube": "true", **config}
+    given = {"adminCidrs": ADMINS, "quakekube": "true", "quakekubeImage": QUAKEKUBE_IMAGE, **config}
     settings = {f"{STACK}:{key}": value for key, value in given.items()}
     return record(aws_us_east_2.program, stack=STACK, config=settings, computed=COMPUTED, calls=CALLS)
 
@@ -254,7 +255,7 @@ def test_a_tag_follows_the_sources_and_the_platforms(recorded: tuple[Recorder, S
     assert tags(run()[0]) == before
     other = tags(run(platforms="linux/amd64,linux/arm64")[0])
     assert all(other[name] != before[name] for name in before)
-    quake = tags(run(quakekubeImage="registry.example/quake:2")[0])
+    quake = tags(run(quakekubeImage=f"registry.example/quake@sha256:{2:064x}")[0])
     assert {name for name in before if quake[name] != before[name]} == {"images-quakekube-image"}
 
 
