@@ -88,7 +88,7 @@ class Workspace:
             PolicyViolation: where provider plugins are driven: a mandatory rule is broken, nothing was begun.
         """
         if self.engine == "embedded" and self._options.plugin_binaries and self._options.rules:
-            gate.require(self.graph(), self._options.rules, self._emit)
+            gate.require(self._declared({}, self._emit_errors), self._options.rules, self._emit)
         return self._operate("up")
 
     def refresh(self) -> Result:
@@ -105,12 +105,15 @@ class Workspace:
         Args:
             config: values by `namespace:name` instead of (or beside) those of the stack's file.
         """
+        return self._declared(config or {}, self._emit)
+
+    def _declared(self, config: Mapping[str, Any], emit: EventSink) -> Graph:
         values = self.config.load()
-        for key, value in (config or {}).items():
+        for key, value in config.items():
             values.values[key] = to_text(value)
         with TemporaryDirectory(prefix="ztna-graph-") as empty:
             file = StackFile(Path(empty), self.project.name, self.stack)
-            operation = Operation(self.project, file, values, "preview", self._emit, self._options, self._adapters)
+            operation = Operation(self.project, file, values, "preview", emit, self._options, self._adapters)
             self._operation = operation
             try:
                 with interruptible(operation.interrupt, self._emit):
@@ -228,6 +231,11 @@ class Workspace:
             if note:
                 self._emit(Diagnostic(severity=Severity.INFO, message=note))
         return self._passphrase
+
+    def _emit_errors(self, event: Any) -> None:
+        """Before an up: its rules look at what a stack made anew would be, and that many creations would be no news."""
+        if isinstance(event, Diagnostic) and event.severity is Severity.ERROR:
+            self._emit(event)
 
     def _emit(self, event: Any) -> None:
         with self._event_lock:

@@ -4,6 +4,7 @@ import pulumi
 import pytest
 
 from infra.engine.errors import DeploymentFailed
+from infra.engine.events import OperationStarted
 from infra.engine.gate import PolicyViolation
 from infra.graph import Graph, is_secret
 from infra.policy.model import Enforcement, Finding, Rule
@@ -69,3 +70,11 @@ def test_a_program_that_fails_is_not_judged(bench: Bench) -> None:
 
     with pytest.raises(DeploymentFailed):
         bench.make(declare, rules=(rule(),), plugin_binaries=True).up()
+
+
+def test_an_up_tells_of_its_own_steps_alone(bench: Bench) -> None:
+    for _ in range(2):
+        bench.make(lambda: program(80), rules=(rule(),), plugin_binaries=True).up()
+        started = [event.verb for event in bench.events if isinstance(event, OperationStarted)]
+        assert started == ["up"]
+    assert bench.ops() == {"open": ["same"]}
