@@ -82,6 +82,13 @@ def test_a_droplet_boots_in_steps_and_reports_the_configured_address(api: Client
     assert api("GET", "tags/project:ztna")[1]["tag"]["resources"]["droplets"]["count"] == 1
 
 
+def test_actions_of_a_droplet_end_for_whoever_polls_their_list(api: Client) -> None:
+    number = api.droplet()
+    looks = [api("GET", f"droplets/{number}/actions?per_page=50")[1]["actions"] for _ in range(3)]
+    assert [action["status"] for action in looks[0]] == ["in-progress"]
+    assert [action["status"] for action in looks[-1]] == ["completed"]
+
+
 def test_a_reserved_address_moves_to_another_droplet_and_outlives_both(api: Client) -> None:
     first, second = api.droplet(), api.droplet()
     status, made = api("POST", "reserved_ips", {"region": "nyc1"})

@@ -166,7 +166,8 @@ route("GET", "actions")(lambda world, _: listing("actions", [*world.actions.valu
 @route("GET", "droplets/*/actions")
 def droplet_actions(world: World, asked: Request) -> Reply:
     """Actions of a droplet."""
-    found = [action for action in world.actions.values() if str(action["resource_id"]) == asked.parts[0]]
+    # Whoever polls the list instead of one action sees it move on, too.
+    found = [world.action(name) for name, it in world.actions.items() if str(it["resource_id"]) == asked.parts[0]]
     return listing("actions", found)
 
 
