@@ -30,6 +30,7 @@ from infra.bundle import Target
 from infra.config_aws import DOMAIN, AwsConfig, backend_host
 from infra.outputs import Place, SshAccess, StackOutputs
 from infra.overlay import ANY, Overlay
+from infra.ssh_place import ssh_command, unit_place
 
 T = TypeVar("T")
 
@@ -249,20 +250,11 @@ class AwsDesign:
             relay_alternate_open=False,
         )
 
-    def places(self, relay_host: str) -> dict[str, Place]:
-        """Where commands run, by name: on the relay, by SSH. Tasks of Fargate are not entered."""
+    def places(self, relay_host: str, host_key: str) -> dict[str, Place]:
+        """Where commands run: on the relay, by SSH that believes its host key. Tasks of Fargate are not entered."""
+        ssh = ssh_command(ADMIN_USER, relay_host, host_key)
         places = {
-            RELAY: Place(
-                kind="intermediate",
-                address=relay_host,
-                exec=("ssh", f"{ADMIN_USER}@{relay_host}", "sudo", "--"),
-                controls={
-                    verb: ("systemctl", verb, "ztna-intermediate.service") for verb in ("start", "stop", "restart")
-                },
-                logs={"intermediate": "journalctl -u ztna-intermediate.service"},
-                status_url=f"http://127.0.0.1:{ports.METRICS['intermediate']}/status",
-                config_path="/etc/ztna/intermediate/intermediate.json",
-            ),
+            RELAY: unit_place("intermediate", units.INTERMEDIATE, ssh, relay_host),
             CONNECTOR: Place(
                 kind="connector",
                 address="-",
@@ -286,7 +278,7 @@ class AwsDesign:
             ca_pem=made["ca_pem"],
             profiles=made["profiles"],
             agent_files=made["agent_files"],
-            places=self.places(host),
+            places=self.places(host, made["host_key"]),
             ssh=[SshAccess(host=host, port=22, user=ADMIN_USER, host_key=made["host_key"])],
             ssh_private_keys={host: made["ssh_private_key"]},
             expected_path=traversal.predict(self.traversal_site),

@@ -16,6 +16,7 @@ from infra import traversal, units
 from infra.config_do import DoConfig
 from infra.outputs import Place, PlaceKind, SshAccess, StackOutputs
 from infra.overlay import LOOPBACK, Overlay
+from infra.ssh_place import ssh_command, unit_place
 from infra.units import Unit
 from infra.wiring import JsonObject
 
@@ -85,7 +86,7 @@ class DoDesign:
                 profiles=made["profiles"],
                 agent_files=made["agent_files"],
                 ssh=(SshAccess(host=host, port=SSH, user=ADMIN_USER, host_key=made["host_key"]),),
-                places=places(ssh_command(host, made["host_key"]), host),
+                places=places(ssh_command(ADMIN_USER, host, made["host_key"]), host),
                 relay_place=RELAY,
                 connector_place=CONNECTOR,
                 ssh_private_keys={host: made["admin_key"]},
@@ -112,22 +113,6 @@ class DoDesign:
         return {agent: make(agent, config(agent)) for agent in self.overlay.settings.agents}
 
 
-def ssh_command(host: str, host_key: str) -> tuple[str, ...]:
-    """Return the argv that runs commands on the droplet; it believes this host key, and no file of known hosts."""
-    options = {
-        "StrictHostKeyChecking": "yes",
-        "UserKnownHostsFile": "none",
-        "GlobalKnownHostsFile": "none",
-        "KnownHostsCommand": f"/bin/echo %H {host_key}",  # ssh_config(5): OpenSSH 8.5
-        "BatchMode": "yes",
-    }
-    return (
-        "ssh",
-        *(word for key, value in options.items() for word in ("-o", f"{key}={value}")),
-        f"{ADMIN_USER}@{host}",
-    )
-
-
 def places(ssh: tuple[str, ...], host: str) -> dict[str, Place]:
     """Return where commands run: all roles are on the one droplet, each with the unit that its controls are for."""
     kinds: tuple[tuple[str, PlaceKind, Unit], ...] = (
@@ -136,16 +121,7 @@ def places(ssh: tuple[str, ...], host: str) -> dict[str, Place]:
         ("httpbin", "backend", units.BACKEND_HTTP),
         ("echo", "backend", units.BACKEND_ECHO),
     )
-    return {
-        name: Place(
-            kind=kind,
-            address=host,
-            exec=ssh,
-            controls={verb: (*ssh, "systemctl", verb, unit.name) for verb in ("start", "stop", "kill", "restart")},
-            config_path=f"{units.CONFIG_DIR}/{unit.role}/{unit.role}.json" if unit.role else None,
-        )
-        for name, kind, unit in kinds
-    }
+    return {name: unit_place(kind, unit, ssh, host) for name, kind, unit in kinds}
 
 
 def design(stack: str, config: DoConfig) -> DoDesign:

@@ -1,6 +1,6 @@
 """A release on a host as a resource: what is declared is deployed over SSH, and looked at when refreshed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -138,10 +138,21 @@ def _say(line: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HostReleaseArgs:
-    """What is deployed where; see `RelayHostArgs`."""
+class RelayHostArgs:
+    """What runs on a host.
 
-    name: str
+    Attributes:
+        machine: the provider's id of the machine (droplet or instance id): another machine is trusted anew, by its
+            bootstrap key, and is released to anew, also when it has taken over the address of the old one.
+        ssh: how to reach it.
+        target: which interpreter and platform its image has.
+        units: the services, in the order in which they are started.
+        files: role -> file name -> text, put into `/etc/ztna/ROLE/`; `{dir}` in a text becomes that path. Secret.
+        ready: URLs that answer well on the host once the release is usable (infra/units.py READY).
+        sysctls: kernel settings that the host must have at least.
+        depends: what must be there before it, like its firewall and its address.
+    """
+
     stack: str
     run: str
     machine: pulumi.Input[str]
@@ -151,6 +162,7 @@ class HostReleaseArgs:
     files: Mapping[str, pulumi.Input[Mapping[str, str]]]
     ready: tuple[str, ...]
     sysctls: Mapping[str, int] | None = None
+    depends: Sequence[pulumi.Resource] = ()
 
 
 class HostRelease(Resource, module="host", name="Release"):
@@ -159,9 +171,9 @@ class HostRelease(Resource, module="host", name="Release"):
     release_id: pulumi.Output[str]
     status: pulumi.Output[str]
 
-    def __init__(self, name: str, args: HostReleaseArgs, opts: pulumi.ResourceOptions) -> None:
+    def __init__(self, name: str, args: RelayHostArgs, opts: pulumi.ResourceOptions) -> None:
         props: dict[str, Any] = {
-            "name": args.name,
+            "name": name,
             "stack": args.stack,
             "run": args.run,
             "machine": args.machine,

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -190,6 +191,9 @@ def _own_files(root: Path) -> Iterator[tuple[str, bytes]]:
         yield name, text.encode()
     for path in sorted({path for pattern in SOURCES for path in root.glob(pattern)}):
         yield f"lib/{path.relative_to(root).as_posix()}", path.read_bytes()
+    # What importlib.metadata reads: a role says which version it is, also where no installer was.
+    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    yield f"lib/ztna-{version}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: ztna\nVersion: {version}\n".encode()
 
 
 def _write(path: Path, content: bytes) -> None:

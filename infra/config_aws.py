@@ -16,6 +16,7 @@ from infra.config_overlay import (
     ServiceSettings,
     overlay_settings,
     parse_bool,
+    parse_image,
     parse_strings,
     service_settings,
 )
@@ -237,13 +238,6 @@ def parse_platforms(text: str) -> tuple[str, ...]:
     if len(set(platforms)) < len(platforms):
         raise ValueError("a platform occurs twice")
     return platforms
-
-
-def parse_image(text: str) -> str:
-    """Return an image reference by digest. Raises ValueError: what a tag names may change under the stack."""
-    if not re.fullmatch(r"[^\s@]+@sha256:[0-9a-f]{64}", text):
-        raise ValueError("it is no image by digest, such as registry.example/name@sha256: and 64 hex digits")
-    return text
 
 
 def _matching(text: str, pattern: re.Pattern[str], what: str) -> str:

@@ -208,6 +208,22 @@ def parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(networks)
 
 
+def parse_digest(text: str) -> str:
+    """Return `sha256:` and 64 hex digits (OCI image spec, descriptor digests), else raise ValueError."""
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", text):
+        raise ValueError("it is not sha256: and 64 hex digits; a tag can be moved, a digest cannot")
+    return text
+
+
+def parse_image(text: str) -> str:
+    """Return an image reference by digest, else raise ValueError."""
+    name, _, digest = text.partition("@")
+    if not name or re.search(r"\s", name):
+        raise ValueError("it is not an image reference like ghcr.io/chrisrx/quake-kube@sha256:...")
+    parse_digest(digest)
+    return text
+
+
 def parse_bool(text: str) -> bool:
     """Read `true` or `false`. Raises ValueError."""
     return parse_choice(text.lower(), ("true", "false")) == "true"

@@ -14,7 +14,15 @@ from typing import Final
 
 from infra import ports
 from infra.config import ConfigError, ConfigSource, Key, Reader, parse_choice
-from infra.config_overlay import OVERLAY_KEYS, OverlaySettings, ServiceSettings, overlay_settings, parse_bool
+from infra.config_overlay import (
+    OVERLAY_KEYS,
+    OverlaySettings,
+    ServiceSettings,
+    overlay_settings,
+    parse_bool,
+    parse_digest,
+    parse_image,
+)
 from infra.outputs import ServicePort
 from infra.overlay import Overlay
 
@@ -278,22 +286,6 @@ def parse_pool(text: str) -> AddressPool:
     if not 1 <= count <= MAX_POOL:
         raise ValueError(f"it holds {count} addresses, it must hold 1 to {MAX_POOL}")
     return pool
-
-
-def parse_digest(text: str) -> str:
-    """Return `sha256:` and 64 hex digits (OCI image spec, descriptor digests), else raise ValueError."""
-    if not re.fullmatch(r"sha256:[0-9a-f]{64}", text):
-        raise ValueError("it is not sha256: and 64 hex digits; a tag can be moved, a digest cannot")
-    return text
-
-
-def parse_image(text: str) -> str:
-    """Return an image reference by digest, else raise ValueError."""
-    name, _, digest = text.partition("@")
-    if not name or re.search(r"\s", name):
-        raise ValueError("it is not an image reference like ghcr.io/chrisrx/quake-kube@sha256:...")
-    parse_digest(digest)
-    return text
 
 
 def parse_registry(text: str) -> str:

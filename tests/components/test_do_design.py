@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from components.do_design import places, ssh_command
+from components.do_design import places
+from infra.ssh_place import ssh_command
 
 SSHD = "/usr/sbin/sshd"
 
@@ -58,7 +59,7 @@ def server(tmp_path: Path) -> Iterator[tuple[int, str]]:
 
 def run(tmp_path: Path, port: int, host_key: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a command by the place's own argv; port, user and key are this test's."""
-    argv = list(ssh_command("127.0.0.1", host_key))
+    argv = list(ssh_command("root", "127.0.0.1", host_key))
     argv[-1] = f"{getpass.getuser()}@127.0.0.1"
     own = ["-F", "none", "-p", str(port), "-i", str(tmp_path / "admin"), "-o", "IdentitiesOnly=yes"]
     environment = {key: value for key, value in os.environ.items() if key != "SSH_AUTH_SOCK"}

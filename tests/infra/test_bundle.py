@@ -73,6 +73,7 @@ def sources(tmp_path: Path) -> Path:
     root = tmp_path / "sources"
     for name in ("ztna", "infra"):
         shutil.copytree(bundle.ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "lab", "engine"))
+    (tmp_path / "sources" / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
     return root
 
 
@@ -86,6 +87,8 @@ def test_release_changes_with_what_it_holds_and_with_nothing_else(sources: Path)
     second = bundle.release_id(target, sources)
     assert second != first
     assert bundle.release_id(Target(python="3.11"), sources) != second
+    (sources / "pyproject.toml").write_text('[project]\nversion = "1.2.4"\n')
+    assert bundle.release_id(target, sources) != second
 
 
 def test_archive_has_the_same_bytes_for_the_same_members() -> None:

@@ -11,7 +11,7 @@ import pulumi
 from pulumi.dynamic import CreateResult, ReadResult, Resource, ResourceProvider, UpdateResult
 
 from components import host_release
-from components.host_release import HostRelease, HostReleaseArgs, SshTarget
+from components.host_release import HostRelease, RelayHostArgs, SshTarget
 from components.lab_provider import plain
 from infra import units, wiring
 from infra.bundle import Target
@@ -119,8 +119,7 @@ def program() -> pulumi.Output[StackOutputs]:
     Stand("registry", {"username": "AWS", "password": one("registry-password"), "token": one("cloud-token")})
     HostRelease(
         "release",
-        HostReleaseArgs(
-            name="relay",
+        RelayHostArgs(
             stack="planted",
             run="planted",
             machine="4711",

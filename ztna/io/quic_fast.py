@@ -99,6 +99,21 @@ class FastConnection(QuicConnection):
         self._settled = False
         super().send_stream_data(stream_id, data, end_stream)
 
+    def reset_stream(self, stream_id: int, error_code: int) -> None:
+        """Abandon sending on a stream (aioquic's verb)."""
+        self._settled = False
+        super().reset_stream(stream_id, error_code)
+
+    def stop_stream(self, stream_id: int, error_code: int) -> None:
+        """Ask the peer to abandon a stream (aioquic's verb)."""
+        self._settled = False
+        super().stop_stream(stream_id, error_code)
+
+    def change_connection_id(self) -> None:
+        """Use another of the peer's connection IDs (aioquic's verb)."""
+        self._settled = False
+        super().change_connection_id()
+
     def request_key_update(self) -> None:
         """Change keys with the next packet (aioquic's verb)."""
         self._settled = False

@@ -1,6 +1,7 @@
 """The short way through a connection, in virtual time: it is taken, and speaks aioquic with aioquic."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 from aioquic._buffer import Buffer
@@ -172,6 +173,25 @@ def test_key_update_by_either_side_goes_on(wire: Wire) -> None:
             wire.run(0.5)
     wanted = [b"after update 0", b"after update 1"]
     assert wire.received == (wanted, wanted)
+
+
+def test_whatever_is_asked_for_is_sent_by_a_connection_that_had_nothing_to_say(wire: Wire) -> None:
+    client = wire.client
+    stream = client.queue_stream(None, b"begin")
+    asked: list[Callable[[], object]] = [
+        lambda: client.send_ping(1),
+        lambda: client.queue_stream(stream, b"more"),
+        lambda: client.reset_stream(stream, 7),
+        lambda: client.stop_stream(stream, 7),
+        lambda: client.change_connection_id(),
+        lambda: client.close(error_code=0),
+    ]
+    for ask in asked:
+        wire.run(0.5)
+        assert client._settled
+        assert client.datagrams_to_send(wire.now) == []
+        ask()
+        assert client.datagrams_to_send(wire.now)
 
 
 def test_altered_repeated_and_foreign_packets_change_nothing(wire: Wire) -> None:
