@@ -22,6 +22,7 @@ def test_a_bundle_holds_sources_and_no_secret_that_lies_beside_them(tmp_path: Pa
     for name in CORNERS:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("".join(secret_of(each, marks[each]) for each in NAMES))
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
     files = dict(bundle._own_files(tmp_path))
     assert {"bin/ztna", "lib/ztna/cli.py"} <= files.keys()
     assert {name: found for name, content in files.items() if (found := found_in(content, marks))} == {}

@@ -282,11 +282,11 @@ def test_it_promises_what_was_configured(recorded: tuple[Recorder, StackOutputs]
     ]
     assert [(item.name, item.place) for item in outputs.connectors] == [("connector", "connector")]
     assert set(outputs.places) == {"relay", "connector", "http-app", "quakekube"}
-    relay = outputs.places["relay"]
-    assert relay.exec[0] == "ssh"
-    assert "StrictHostKeyChecking=yes" in relay.exec
-    assert any(outputs.ssh[0].host_key in word for word in relay.exec), "it believes the host key of the outputs alone"
-    assert all(argv[: len(relay.exec)] == relay.exec for argv in relay.controls.values()), "not this machine's units"
+    place = outputs.places["relay"]
+    assert place.exec[0] == "ssh"
+    assert "StrictHostKeyChecking=yes" in place.exec
+    assert any(outputs.ssh[0].host_key in word for word in place.exec), "it believes the host key of the outputs alone"
+    assert all(argv[: len(place.exec)] == place.exec for argv in place.controls.values()), "not this machine's units"
     assert [(item.host, item.user, item.host_key) for item in outputs.ssh] == [
         ("198.51.100.10", "ubuntu", "ssh-ed25519 ssh-permanent")
     ]
