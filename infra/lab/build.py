@@ -10,6 +10,7 @@ from typing import Any
 
 from infra.lab import conntrack
 from infra.lab.netns import Place
+from infra.lab.nft import FIREWALL_TABLE
 from infra.lab.plan import Port, Space, bridge_name, namespace, switch_namespace
 
 # Marks the routes put in by the lab's own hand (rtnetlink(7), rtm_protocol), so that they can be told apart.
@@ -111,14 +112,17 @@ def _no_dad(address: str) -> str:
 
 
 def rules_script(space: Space) -> list[str]:
-    """Return the shell lines that put in a namespace's NAT, in place of an earlier one; none for a plain space."""
+    """Return the shell lines that put in a namespace's NAT or firewall in place of an earlier one; none if plain."""
     if space.ruleset is None:
         return []
+    rules = heredoc("nft -f -", space.ruleset.splitlines())
+    if space.udp_timeout_s is None:
+        return [rules]
     timeouts = [
         f"echo {space.udp_timeout_s} > {_SYSCTL}/netfilter/nf_conntrack_{name}"
         for name in ("udp_timeout", "udp_timeout_stream")
     ]
-    return [heredoc("nft -f -", space.ruleset.splitlines()), *timeouts]
+    return [rules, *timeouts]
 
 
 def reload_rules(place: Place, run: str, spaces: Sequence[Space]) -> None:
@@ -145,7 +149,8 @@ def clear_spaces(place: Place, run: str, spaces: Sequence[Space], existing: set[
     else:
         devices = {namespace(run, space.node): [port.ifname for port in space.ports] for space in spaces}
         scripts = {
-            name: heredoc("ip -force -batch -", [f"link del {device}" for device in devices[name]], tail=_TOLERANT)
+            name: f"nft delete table {FIREWALL_TABLE} {_TOLERANT}\n"
+            + heredoc("ip -force -batch -", [f"link del {device}" for device in devices[name]], tail=_TOLERANT)
             for name in present
         }
         place.scripts(scripts)

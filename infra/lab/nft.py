@@ -1,4 +1,4 @@
-"""The nftables rules of one NAT, as text made from its behaviour.
+"""The nftables rules of one NAT, as text made from its behaviour; and those of a host's firewall.
 
 Conntrack alone gives neither an endpoint-independent mapping nor RFC 4787 filtering, so four tables are kept beside it
 (each entry lives `udp_timeout_s` from the last packet sent from inside):
@@ -19,6 +19,7 @@ Source: RFC 4787 sections 4 to 6; RFC 5382 for TCP, RFC 5508 for ICMP (conntrack
 
 import ipaddress
 from collections.abc import Sequence
+from typing import Final
 
 from infra.lab.nat import Filtering, Mapping, NatBehavior, PortAllocation
 
@@ -30,6 +31,24 @@ _TABLE_SIZE = 65_536
 # The first port and the count of sequential ports; after the last comes the first again.
 # An ordinary user's netlink message holds 200 KiB, hence no more.
 _SEQUENCE = (49_152, 2048)
+
+
+FIREWALL_TABLE: Final = "inet firewall"
+
+
+def firewall_ruleset() -> str:
+    """Return the ruleset of a host's stateful firewall, for IPv4 and IPv6: what is new from outside is dropped.
+
+    ICMPv6 passes, as neighbour discovery is part of it (RFC 4890 section 4.4.1), and so does ICMP.
+    """
+    rules = (
+        'iifname "lo" accept',
+        "ct state established,related accept",
+        "meta l4proto { icmp, icmpv6 } accept",
+        "counter",
+    )
+    chain = _chain("input", "filter", "input", "0", rules, policy="drop")
+    return f"table {FIREWALL_TABLE}\ndelete table {FIREWALL_TABLE}\ntable {FIREWALL_TABLE} {{\n{chain}\n}}\n"
 
 
 def nat_ruleset(nat: NatBehavior, *, inside: Sequence[str], outside: str, external: str) -> str:

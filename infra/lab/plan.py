@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from infra.lab.nat import NatBehavior
-from infra.lab.nft import nat_ruleset
+from infra.lab.nft import firewall_ruleset, nat_ruleset
 from infra.lab.topology import Host, Link, Router
 
 PREFIX: Final = "ztna."
@@ -84,7 +84,8 @@ def host_spaces(host: Host) -> tuple[Space, ...]:
     for index, link in enumerate(host.links):
         extra = host.addresses if index == 0 else ()
         ports.append(Port(host.name, f"eth{index}", (link.address, *extra), link))
-    return (Space(host.name, tuple(ports), gateway=host.gateway),)
+    ruleset = firewall_ruleset() if host.firewall else None
+    return (Space(host.name, tuple(ports), gateway=host.gateway, ruleset=ruleset),)
 
 
 def router_spaces(router: Router) -> tuple[Space, ...]:

@@ -194,12 +194,14 @@ class Host(Spec, frozen=True):
         links: its interfaces, eth0 first.
         gateway: next hop of the default route.
         addresses: further addresses of eth0, with prefix.
+        firewall: whether it has a stateful firewall: everything may leave, and only what answers it may enter.
     """
 
     name: str
     links: tuple[Link, ...]
     gateway: str | None = None
     addresses: tuple[str, ...] = ()
+    firewall: bool = False
 
     def __post_init__(self) -> None:
         check_name("host", self.name)
