@@ -1,0 +1,362 @@
+"""What both session cores share: the guards around a QUIC implementation, its time limits and the state of a session.
+
+A core is a subclass that says how its implementation takes and builds packets. Whatever an implementation raises costs
+the packet that made it raise; ERRORS_IN_A_ROW of them end the connection. DATAGRAMs are checked for their size before
+they are queued, and the queue drops its oldest.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ztna.io.certs import TrustAnchors, verify_server
+from ztna.io.quic_types import PeerRejected
+from ztna.io.session.core import (
+    Closed,
+    CoreEvent,
+    CoreStats,
+    HandshakeDone,
+    PayloadLimit,
+    SessionTls,
+    StreamReceived,
+    StreamReset,
+    StreamWritable,
+)
+from ztna.io.session.core_streams import CreditViolation, SessionStreams
+from ztna.io.session.core_tls import anchors_of, check_name
+
+ERRORS_IN_A_ROW: Final = 8
+FLOW_CONTROL_ERROR: Final = 0x03
+INTERNAL_ERROR: Final = 0x01
+NUDGES: Final = 3
+LOSS_SAMPLE_PACKETS: Final = 64
+DEFAULT_RTT_S: Final = 0.1
+
+
+class CoreBase:
+    """State and guards of one session core; see `ztna.io.session.core.SessionCore` for the verbs."""
+
+    name = ""
+
+    def __init__(self, settings: SessionTls, now: float, *, is_client: bool) -> None:
+        self.settings = settings
+        self.stats = CoreStats()
+        self.established = False
+        self.closed = False
+        self.peer_chain: list[bytes] = []
+        self.loss = 0.0
+        self._is_client = is_client
+        self._now = now
+        self._anchors: TrustAnchors | None = anchors_of(settings.ca_pem) if is_client and settings.verify_peer else None
+        self._events: deque[CoreEvent] = deque()
+        self._inbox: list[bytes] = []
+        self._queue: deque[bytes] = deque()
+        self._queue_bytes = 0
+        self._errors = 0
+        self._deadline = now + settings.handshake_timeout_s if is_client else math.inf
+        self._nudges = 0
+        self._nudge_at = math.inf
+        self._payload_told = 0
+        self._loss_seen = (0, 0)
+        self._streams = SessionStreams(self, settings.limits, self.stats, is_client=is_client)
+
+    # what a subclass provides
+
+    def _feed(self, packet: bytes, now: float) -> None:
+        """Give one UDP payload to the implementation and take up what came of it."""
+        raise NotImplementedError
+
+    def _build(self, now: float) -> list[bytes]:
+        raise NotImplementedError
+
+    def _timer(self) -> float:
+        """The implementation's own time, infinity for none."""
+        raise NotImplementedError
+
+    def _fire(self, now: float) -> None:
+        raise NotImplementedError
+
+    def _abandon(self) -> None:
+        """Forget the connection without a word on the wire."""
+        raise NotImplementedError
+
+    def _close_wire(self, code: int, reason: str, *, application: bool) -> None:
+        raise NotImplementedError
+
+    def _lost_and_sent(self) -> tuple[int, int]:
+        """Packets lost and packets sent since the beginning."""
+        raise NotImplementedError
+
+    def push(self, stream_id: int, data: bytes, fin: bool) -> bool:
+        """See `core_streams.Engine`."""
+        raise NotImplementedError
+
+    def unsent(self, stream_id: int) -> int:
+        """See `core_streams.Engine`."""
+        raise NotImplementedError
+
+    def open(self, unidirectional: bool) -> int:
+        """See `core_streams.Engine`."""
+        raise NotImplementedError
+
+    def _abandon_stream(self, stream_id: int, code: int) -> None:
+        raise NotImplementedError
+
+    def ping(self) -> None:
+        """See `SessionCore`."""
+        raise NotImplementedError
+
+    @property
+    def rtt_s(self) -> float | None:
+        """See `SessionCore`."""
+        raise NotImplementedError
+
+    @property
+    def max_datagram_payload(self) -> int:
+        """See `SessionCore`."""
+        raise NotImplementedError
+
+    # packets
+
+    def receive(self, packets: Sequence[bytes], now: float) -> None:
+        """See `SessionCore`."""
+        self._now = now
+        self.stats.packets_received += len(packets)
+        if self._deadline == math.inf and not self.established and not self.closed:
+            self._deadline = now + self.settings.handshake_timeout_s
+        self._nudges = 0
+        self._nudge_at = math.inf
+        for packet in packets:
+            if packet:
+                self._guard(self._feed, packet, now)
+        self._after(now)
+
+    def packets(self, now: float) -> list[bytes]:
+        """See `SessionCore`."""
+        self._now = now
+        self._streams.flush_grants()
+        built: list[bytes] = []
+        try:
+            built = self._build(now)
+        except Exception as exc:
+            self._failed(exc)
+        self.stats.packets_sent += len(built)
+        self._after(now)
+        return built
+
+    def get_timer(self) -> float | None:
+        """See `SessionCore`."""
+        try:
+            due = self._timer()
+        except Exception as exc:
+            self._failed(exc)
+            due = math.inf
+        if not self.closed:
+            due = min(due, self._deadline, self._nudge_at)
+        return due if due < math.inf else None
+
+    def handle_timer(self, now: float) -> None:
+        """See `SessionCore`."""
+        self._now = now
+        if now >= self._deadline and not self.established and not self.closed:
+            self.stats.handshake_timeouts += 1
+            self._abandon()
+            self._report_closed(0, "handshake timeout", by_peer=False)
+            return
+        if now >= self._nudge_at:
+            self._nudge(now)
+        try:
+            if now >= self._timer():
+                self._fire(now)
+        except Exception as exc:
+            self._failed(exc)
+        self._after(now)
+
+    def _guard(self, action: Callable[[bytes, float], None], packet: bytes, now: float) -> None:
+        try:
+            action(packet, now)
+        except CreditViolation as exc:
+            self._end(FLOW_CONTROL_ERROR, str(exc))
+        except Exception as exc:
+            self._failed(exc)
+        else:
+            self._errors = 0
+
+    def _failed(self, exc: Exception) -> None:
+        """A packet broke the implementation: it is lost, and a connection that breaks it repeatedly is given up."""
+        self.stats.packet_errors += 1
+        self._errors += 1
+        if self._errors >= ERRORS_IN_A_ROW and not self.closed:
+            self._abandon()
+            self._report_closed(INTERNAL_ERROR, f"internal error: {type(exc).__name__}", by_peer=False)
+
+    def _after(self, now: float) -> None:
+        """Tell what changed beneath since the last call."""
+        if self.closed or not self.established:
+            return
+        for stream_id in self._streams.became_writable():
+            self._events.append(StreamWritable(stream_id))
+        limit = self.max_datagram_payload
+        if limit != self._payload_told:
+            self._payload_told = limit
+            self._events.append(PayloadLimit(limit))
+        lost, sent = self._lost_and_sent()
+        if sent - self._loss_seen[1] >= LOSS_SAMPLE_PACKETS:
+            share = min(1.0, (lost - self._loss_seen[0]) / (sent - self._loss_seen[1]))
+            self.loss += (share - self.loss) / 4
+            self._loss_seen = (lost, sent)
+
+    # events
+
+    def take_datagrams(self) -> list[bytes]:
+        """See `SessionCore`."""
+        taken = self._inbox
+        if taken:
+            self._inbox = []
+        return taken
+
+    def next_event(self) -> CoreEvent | None:
+        """See `SessionCore`."""
+        return self._events.popleft() if self._events else None
+
+    def _datagram(self, data: bytes) -> None:
+        if not self.established or self.closed:
+            return
+        self.stats.datagrams_received += 1
+        if len(self._inbox) >= self.settings.limits.datagrams_received:
+            self.stats.datagrams_dropped_unread += 1
+            return
+        self._inbox.append(data)
+
+    def _handshake_done(self, alpn: str, chain: list[bytes]) -> None:
+        """Judge the server, then let the session begin."""
+        self._deadline = math.inf
+        self.peer_chain = chain
+        if self._anchors is not None:
+            try:
+                names = verify_server(chain, self._anchors)
+                check_name(names, self.settings.server_name)
+            except PeerRejected as exc:
+                self._end(exc.code, exc.reason)
+                return
+        self.established = True
+        self._events.append(HandshakeDone(alpn))
+
+    def _stream_data(self, stream_id: int, data: bytes, fin: bool) -> None:
+        if self.closed or not self._streams.received(stream_id, data, fin):
+            return
+        self._events.append(StreamReceived(stream_id, data, fin))
+
+    def _stream_reset(self, stream_id: int, code: int) -> None:
+        if not self.closed and self._streams.was_reset(stream_id):
+            self._events.append(StreamReset(stream_id, code))
+
+    def _stream_stopped(self, stream_id: int, code: int) -> None:
+        if not self.closed and self._streams.was_stopped(stream_id):
+            self._events.append(StreamReset(stream_id, code))
+
+    def _report_closed(self, code: int, reason: str, *, by_peer: bool) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self.established = False
+        self._queue.clear()
+        self._queue_bytes = 0
+        self._events.append(Closed(code, reason, by_peer))
+
+    def _end(self, code: int, reason: str, *, application: bool = False) -> None:
+        if self.closed:
+            return
+        self._close_wire(code, reason, application=application)
+        self._report_closed(code, reason, by_peer=False)
+
+    def close(self, code: int, reason: str) -> None:
+        """See `SessionCore`."""
+        self._end(code, reason, application=True)
+
+    # DATAGRAMs
+
+    @property
+    def room(self) -> int:
+        """See `SessionCore`."""
+        return max(0, self.settings.limits.datagram_queue_packets - len(self._queue)) if self.established else 0
+
+    def send_datagram(self, data: bytes) -> bool:
+        """See `SessionCore`."""
+        stats = self.stats
+        if not self.established:
+            stats.datagrams_dropped_closed += 1
+            return False
+        size = len(data)
+        if size > self._payload_told and size > self.max_datagram_payload:
+            # A frame that fits no packet would stay at the head of aioquic's queue for ever.
+            stats.datagrams_dropped_size += 1
+            return False
+        queue, limits = self._queue, self.settings.limits
+        queue.append(data)
+        stats.datagrams_sent += 1
+        self._queue_bytes += size
+        while len(queue) > limits.datagram_queue_packets or self._queue_bytes > limits.datagram_queue_bytes:
+            self._queue_bytes -= len(queue.popleft())
+            stats.datagrams_dropped_full += 1
+        return True
+
+    def _drop_oversize(self) -> None:
+        """The limit fell below what is queued."""
+        limit = self.max_datagram_payload
+        kept = [data for data in self._queue if len(data) <= limit]
+        self.stats.datagrams_dropped_size += len(self._queue) - len(kept)
+        self._queue.clear()
+        self._queue.extend(kept)
+        self._queue_bytes = sum(map(len, kept))
+
+    # streams
+
+    def open_stream(self) -> int:
+        """See `SessionCore`."""
+        return self._streams.open() if self.established else -1
+
+    def write(self, stream_id: int, data: bytes, fin: bool = False) -> None:
+        """See `SessionCore`."""
+        if self.established:
+            self._streams.write(stream_id, data, fin)
+        else:
+            self.stats.stream_bytes_refused += len(data)
+
+    def writable(self, stream_id: int) -> int:
+        """See `SessionCore`."""
+        return self._streams.writable(stream_id) if self.established else 0
+
+    def consumed(self, stream_id: int, count: int) -> None:
+        """See `SessionCore`."""
+        self._streams.consumed(stream_id, count, self._now, self.rtt_s or DEFAULT_RTT_S)
+
+    def reset(self, stream_id: int, code: int) -> None:
+        """See `SessionCore`."""
+        if self.established and self._streams.forget(stream_id):
+            self._abandon_stream(stream_id, code)
+
+    # path
+
+    def path_changed(self, now: float) -> None:
+        """See `SessionCore`."""
+        if not self.established:
+            return
+        self._now = now
+        self.stats.path_changes += 1
+        self._forgive(now)
+        self._nudges = NUDGES
+        self._nudge(now)
+
+    def _forgive(self, now: float) -> None:
+        """Blame the new path for no loss of the old one, as far as the implementation lets us."""
+
+    def _nudge(self, now: float) -> None:
+        """A PING now, and again until the peer is heard: the first may be lost."""
+        if self._nudges <= 0:
+            self._nudge_at = math.inf
+            return
+        self._nudges -= 1
+        self._nudge_at = now + 2 * (self.rtt_s or DEFAULT_RTT_S)
+        self.ping()
