@@ -1,4 +1,4 @@
-"""Two session cores joined by a network of one's making, on a virtual clock: nothing sleeps, a seed tells the weather."""
+"""Two session cores joined by a network made here, on a virtual clock: nothing sleeps, a seed makes the weather."""
 
 import heapq
 import random

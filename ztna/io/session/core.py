@@ -35,7 +35,7 @@ class SessionLimits:
     datagram_queue_bytes: int = 65_536
     datagrams_received: int = 4096
     stream_send_bytes: int = 524_288
-    max_udp_payload_bytes: int = 1440
+    max_udp_payload_bytes: int = 1452
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class CoreStats:
 
 
 class SessionCore(Protocol):
-    """One QUIC connection of a session. `now` is monotonic seconds everywhere; nothing here raises for the peer's doing.
+    """One QUIC connection of a session. `now` is monotonic seconds; nothing here raises for the peer's doing.
 
     After any call that may have produced packets or events (`receive`, `handle_timer`, writes), the owner drains
     `take_datagrams` and `next_event`, sends what `packets` returns and arms `get_timer`.

@@ -4,7 +4,7 @@ import math
 import ssl
 from typing import Final
 
-from aioquic.buffer import Buffer
+from aioquic._buffer import Buffer
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicPacketType, pull_quic_header
@@ -17,7 +17,7 @@ from ztna.io.session.core_aioquic_connection import CONGESTION_CONTROL, PEER, Se
 from ztna.io.session.core_base import CoreBase
 from ztna.io.session.core_streams import INITIAL_CREDIT
 
-SIZES: Final = (1350, 1440)
+SIZES: Final = (1350, 1452)
 PROBE_RETRY_S: Final = (0.3, 1.0, 10.0, 60.0)
 RECORDS_UNI: Final = 1
 
@@ -269,6 +269,6 @@ def _configuration(settings: SessionTls, is_client: bool) -> QuicConfiguration:
         private_key=credentials.private_key if credentials is not None else None,
         server_name=settings.server_name,
         supported_versions=list(SUPPORTED_VERSIONS),
-        # The signature of the server is checked in any case; its chain is judged by ztna.io.certs, for both cores alike.
+        # The signature of the server is checked in any case; its chain is judged by ztna.io.certs for both cores.
         verify_mode=ssl.CERT_NONE,
     )

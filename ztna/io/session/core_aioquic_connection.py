@@ -34,10 +34,10 @@ class SessionReno(SizeAwareReno):
         """A congestion event, if some of the packets were sent on the present path."""
         packets = list(packets)
         self.lost += len(packets)
-        old = [packet for packet in packets if packet.sent_time <= self.forgiven_until]
+        old = [packet for packet in packets if (packet.sent_time or 0.0) <= self.forgiven_until]
         if old:
             self.on_packets_expired(packets=old)
-            packets = [packet for packet in packets if packet.sent_time > self.forgiven_until]
+            packets = [packet for packet in packets if (packet.sent_time or 0.0) > self.forgiven_until]
         if packets:
             super().on_packets_lost(now=now, packets=packets)
 

@@ -7,7 +7,7 @@ they are queued, and the queue drops its oldest.
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from ztna.io.certs import TrustAnchors, verify_server
@@ -30,6 +30,7 @@ ERRORS_IN_A_ROW: Final = 8
 FLOW_CONTROL_ERROR: Final = 0x03
 INTERNAL_ERROR: Final = 0x01
 NUDGES: Final = 3
+PANIC: Final = "PanicException"
 LOSS_SAMPLE_PACKETS: Final = 64
 DEFAULT_RTT_S: Final = 0.1
 
@@ -127,9 +128,7 @@ class CoreBase:
             self._deadline = now + self.settings.handshake_timeout_s
         self._nudges = 0
         self._nudge_at = math.inf
-        for packet in packets:
-            if packet:
-                self._guard(self._feed, packet, now)
+        self._feed_all(packets, now)
         self._after(now)
 
     def packets(self, now: float) -> list[bytes]:
@@ -139,7 +138,7 @@ class CoreBase:
         built: list[bytes] = []
         try:
             built = self._build(now)
-        except Exception as exc:
+        except BaseException as exc:
             self._failed(exc)
         self.stats.packets_sent += len(built)
         self._after(now)
@@ -149,7 +148,7 @@ class CoreBase:
         """See `SessionCore`."""
         try:
             due = self._timer()
-        except Exception as exc:
+        except BaseException as exc:
             self._failed(exc)
             due = math.inf
         if not self.closed:
@@ -169,22 +168,30 @@ class CoreBase:
         try:
             if now >= self._timer():
                 self._fire(now)
-        except Exception as exc:
+        except BaseException as exc:
             self._failed(exc)
         self._after(now)
 
-    def _guard(self, action: Callable[[bytes, float], None], packet: bytes, now: float) -> None:
-        try:
-            action(packet, now)
-        except CreditViolation as exc:
-            self._end(FLOW_CONTROL_ERROR, str(exc))
-        except Exception as exc:
-            self._failed(exc)
-        else:
-            self._errors = 0
+    def _feed_all(self, packets: Sequence[bytes], now: float) -> None:
+        for packet in packets:
+            if not packet:
+                continue
+            try:
+                self._feed(packet, now)
+            except CreditViolation as exc:
+                self._end(FLOW_CONTROL_ERROR, str(exc))
+            except BaseException as exc:
+                self._failed(exc)
+            else:
+                self._errors = 0
 
-    def _failed(self, exc: Exception) -> None:
+    def _failed(self, exc: BaseException) -> None:
         """A packet broke the implementation: it is lost, and a connection that breaks it repeatedly is given up."""
+        if not isinstance(exc, Exception):
+            if type(exc).__name__ != PANIC:
+                raise exc
+            # Native code gave up half-way; its lock stays taken, so nothing of it can be used again.
+            self._errors = ERRORS_IN_A_ROW
         self.stats.packet_errors += 1
         self._errors += 1
         if self._errors >= ERRORS_IN_A_ROW and not self.closed:

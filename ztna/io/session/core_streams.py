@@ -1,10 +1,10 @@
 """Streams of a session above QUIC's own flow control: what the application has not consumed bounds what the peer sends.
 
 qh3's native core opens its receive windows when data leaves it, not when the application has taken it, and offers no
-other way; so back-pressure is said in-band, the same for both cores. Each side has one unidirectional stream, its first,
-for records of 16 bytes: stream id and the offset up to which the peer may send on it (both u64, big-endian), growing
-only. A stream starts with INITIAL_CREDIT and needs no record before half of that was consumed. Who sends beyond its
-credit is closed with FLOW_CONTROL_ERROR, as RFC 9000 s4.1 has it for MAX_STREAM_DATA.
+other way; so back-pressure is said in-band, the same for both cores. Each side has one unidirectional stream, its
+first, for records of 16 bytes: stream id and the offset up to which the peer may send on it, both u64, big-endian;
+offsets only grow. A stream starts with INITIAL_CREDIT and needs no record before half of that was consumed. Who sends
+beyond its credit is closed with FLOW_CONTROL_ERROR, as RFC 9000 s4.1 has it for MAX_STREAM_DATA.
 """
 
 import struct
@@ -251,7 +251,7 @@ class SessionStreams:
         return True
 
     def forget(self, stream_id: int) -> bool:
-        """We abandon the stream. It is remembered until the peer ends its direction: what is on its way counts still."""
+        """We abandon the stream. It is remembered until the peer ends its direction: what is under way counts."""
         stream = self._streams.get(stream_id)
         if stream is None:
             return False

@@ -11,7 +11,7 @@ from ztna.io.quic_types import PeerRejected
 
 @lru_cache(maxsize=8)
 def anchors_of(ca_pem: bytes) -> TrustAnchors:
-    """The CA certificates of a PEM text that was already checked when it was loaded; raises ValueError if it is none."""
+    """The CA certificates of a PEM text, which was checked when it was loaded; raises ValueError if it is none."""
     certificates = tuple(x509.load_pem_x509_certificates(ca_pem))
     return TrustAnchors(certificates, b"".join(each.public_bytes(Encoding.PEM) for each in certificates))
 
