@@ -2,7 +2,8 @@
 
 Flow: `connected` -> services are registered, the observed address arrives -> `disconnected` -> ReconnectAt, later each
 time until a connection has been stable. The shell feeds DATAGRAMs and stream bytes in, and takes commands out until
-`next_command` returns None.
+`next_command` returns None. On a `ztna-v2` connection `ztna.proto.control.client` speaks on stream 0 and reports here
+what it learns: what is registered, and where we are seen, is kept in this one place for both protocols.
 
 Commands are compared by value in tests; the two made once per packet are not frozen (see `ztna.proto.commands`).
 """
@@ -120,6 +121,7 @@ class ClientControl:
         self._commands: deque[ClientCommand] = deque()
         self._readers: dict[int, FrameReader] = {}
         self._connected = False
+        self._register: Callable[[list[str], float], None] | None = None
         self._budget_bytes = DEFAULT_BUDGET_BYTES
         self._observed: SocketAddress | None = None
 
@@ -135,8 +137,9 @@ class ClientControl:
 
     @property
     def ready(self) -> bool:
-        """Whether every service is registered."""
-        return all(state is RegistrationState.REGISTERED for state in self._registration.states().values())
+        """Whether every service is registered, or waits as standby for the connector that serves it."""
+        settled = (RegistrationState.REGISTERED, RegistrationState.STANDBY)
+        return all(state in settled for state in self._registration.states().values())
 
     @property
     def registrations(self) -> dict[str, RegistrationState]:
@@ -152,9 +155,14 @@ class ClientControl:
         """Say how large a DATAGRAM payload the connection takes now."""
         self._budget_bytes = payload_bytes
 
-    def connected(self, now: float) -> None:
-        """A connection to the intermediate is established."""
+    def connected(self, now: float, *, register: Callable[[list[str], float], None] | None = None) -> None:
+        """A connection to the intermediate is established.
+
+        Args:
+            register: asks for services on a `ztna-v2` connection, whose answers come by `accepted` and its like.
+        """
         self._connected = True
+        self._register = register
         self._counters.connections += 1
         self._backoff.connected(now)
         self._registration.connected(now)
@@ -165,6 +173,7 @@ class ClientControl:
         if self._connected:
             self._counters.disconnections += 1
         self._connected = False
+        self._register = None
         self._observed = None
         self._readers.clear()
         self._registration.disconnected()
@@ -232,43 +241,65 @@ class ClientControl:
     def _on_registered(self, service: str) -> None:
         """Follow up a registration."""
 
+    def accepted(self, service: str) -> bool:
+        """The intermediate accepted a service; False if that was not expected."""
+        if self._registration.accepted(service):
+            self._counters.registrations_accepted += 1
+            self._commands.append(Registered(service))
+            self._on_registered(service)
+            return True
+        return self._registration.state(service) is RegistrationState.REGISTERED
+
+    def refused(self, service: str, now: float) -> bool:
+        """The intermediate refused or withdrew a service; False if that was not expected."""
+        if self._registration.refused(service, now):
+            self._counters.registrations_denied += 1
+            self._commands.append(Denied(service))
+            return True
+        return self._registration.state(service) is RegistrationState.DENIED
+
+    def standby(self, service: str, now: float) -> bool:
+        """Another connector serves a service for now; False if that was not expected."""
+        if self._registration.standby(service, now):
+            self._note("info", "standing by", service=service)
+            return True
+        return self._registration.state(service) is RegistrationState.STANDBY
+
+    def observe(self, address: SocketAddress) -> None:
+        """The intermediate sees this connection at `address`."""
+        if address != self._observed:
+            self._observed = address
+            self._commands.append(Observed(address))
+
     def _control(self, data: bytes, now: float) -> None:
         """Take observed addresses and answers to our registrations, in their exact form only."""
         try:
             message = decode(data)
-            exact = message.encode() == data
+            exact = message.encode() == data and self._register is None
         except WireError:
             exact = False
         if not exact or not self._act(message, now):
             self._counters.drop_control += 1
 
     def _act(self, message: object, now: float) -> bool:
-        """Act on an exact control message; False if it was not expected."""
+        """Act on an exact control message of `ztna-v1`; False if it was not expected."""
         if isinstance(message, ObservedAddress):
-            address = SocketAddress(message.ip, message.port)
-            if address != self._observed:
-                self._observed = address
-                self._commands.append(Observed(address))
+            self.observe(SocketAddress(message.ip, message.port))
             return True
         if isinstance(message, RegistrationAck):
-            if self._registration.accepted(message.service_id):
-                self._counters.registrations_accepted += 1
-                self._commands.append(Registered(message.service_id))
-                self._on_registered(message.service_id)
-                return True
-            return self._registration.state(message.service_id) is RegistrationState.REGISTERED
+            return self.accepted(message.service_id)
         if isinstance(message, RegistrationNack) and message.status == NackStatus.NOT_AUTHORISED:
-            if self._registration.refused(message.service_id, now):
-                self._counters.registrations_denied += 1
-                self._commands.append(Denied(message.service_id))
-                return True
-            return self._registration.state(message.service_id) is RegistrationState.DENIED
+            return self.refused(message.service_id, now)
         return False
 
     def _send_registrations(self, now: float) -> None:
-        for message in self._registration.messages_due(now):
-            self._counters.registrations_sent += 1
-            self._commands.append(SendDatagram(message))
+        if self._register is None:
+            messages = self._registration.messages_due(now)
+            self._counters.registrations_sent += len(messages)
+            self._commands.extend(map(SendDatagram, messages))
+        elif services := self._registration.services_due(now):
+            self._counters.registrations_sent += len(services)
+            self._register(services, now)
 
     def _note(self, level: Level, event: str, **fields: object) -> None:
         self._commands.append(Note(level, event, fields))

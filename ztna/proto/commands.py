@@ -8,7 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["CloseConnection", "ConnId", "IntermediateCommand", "Level", "Note", "SendDatagram", "SendStream"]
+from ztna.proto.identity import Identity
+
+__all__ = [
+    "CloseConnection",
+    "CloseRelay",
+    "ConnId",
+    "IntermediateCommand",
+    "Level",
+    "Note",
+    "OpenRelay",
+    "SendDatagram",
+    "SendStream",
+]
 
 ConnId = int
 Level = Literal["debug", "info", "warning"]
@@ -53,4 +65,25 @@ class CloseConnection:
     reason: str
 
 
-IntermediateCommand = SendDatagram | SendStream | CloseConnection | Note
+@dataclass(frozen=True, slots=True)
+class OpenRelay:
+    """Take proofs of address for a session, and forward its packets once both sides have proved theirs.
+
+    `key` is the session's, for STUN alone.
+    """
+
+    session: bytes
+    key: bytes
+    agent: Identity
+    connector: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class CloseRelay:
+    """Forward nothing of a session any more, and forget its key."""
+
+    session: bytes
+    reason: str
+
+
+IntermediateCommand = SendDatagram | SendStream | CloseConnection | OpenRelay | CloseRelay | Note

@@ -1,9 +1,13 @@
-"""The intermediate: registration, observed addresses, signalling and relay of packets for `ztna-v1`.
+"""The intermediate: registration, observed addresses, signalling and relay of packets.
 
 Flow: a connection opens, authenticated or anonymous -> it is told its observed address -> it registers as agent or
 connector of services, each answered by ACK or NACK -> packets of agents go to the connector of their service and open
 flows -> packets of connectors go back along those flows. Nothing of a connection acts before `connection_opened` or
 after it was closed from either side.
+
+Connections of both protocols are peers of one registry under one policy, and their packets are relayed alike. What a
+`ztna-v2` connection says and is told on its control stream is the business of the control plane (`attach`), which
+opens it here once it has proved who it is.
 
 The shell calls one method per input, then takes commands until `next_command` returns None. Packets are checked as
 bytes and integers, and no object is made for them but the command: this is the hot path of the product.
@@ -11,19 +15,29 @@ bytes and integers, and no object is made for them but the command: this is the 
 
 from collections import deque
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
-from itertools import islice
-from typing import Final
+from typing import Final, Protocol
 
-from ztna.proto.commands import CloseConnection, ConnId, IntermediateCommand, Level, Note, SendDatagram, SendStream
+from ztna.proto.commands import (
+    CloseConnection,
+    CloseRelay,
+    ConnId,
+    IntermediateCommand,
+    Level,
+    Note,
+    SendDatagram,
+    SendStream,
+)
 from ztna.proto.errors import LocalProtocolError, ServiceIdError, WireError
 from ztna.proto.flows import FlowTable
 from ztna.proto.identity import Identity
-from ztna.proto.limits import IntermediateLimits
+from ztna.proto.limits import ControlLimits, IntermediateLimits
+from ztna.proto.membership import Membership, peer_name
 from ztna.proto.policy import Policy
-from ztna.proto.registry import Peer, Registry, Service
+from ztna.proto.registry import V2, Peer, Registry, Service
 from ztna.proto.relay import Relay
 from ztna.proto.sessions import SignallingSessions
-from ztna.proto.signalling import FrameReader, SignallingMessage, encode_frame
+from ztna.proto.signalling import SignallingMessage, encode_frame
+from ztna.proto.signalling_streams import CLIENT_STREAM, SERVER_STREAM, SignallingStreams
 from ztna.proto.stats import IntermediateStats
 from ztna.proto.wire import (
     MessageType,
@@ -42,9 +56,6 @@ __all__ = ["CLOSE_REFUSED", "CloseConnection", "Intermediate", "Note", "SendData
 Address = tuple[str, int]
 
 CLOSE_REFUSED: Final = 0x01
-CLIENT_STREAM: Final = 0
-SERVER_STREAM: Final = 1
-UNIDIRECTIONAL: Final = 0x02  # RFC 9000 s2.1
 SERVICE_ROUTED: Final = int(MessageType.SERVICE_ROUTED)
 
 
@@ -61,11 +72,38 @@ def observed_ipv4(host: str) -> str | None:
     return None if mapped is None else str(mapped)
 
 
+class ControlPlane(Protocol):
+    """What the intermediate tells about connections of `ztna-v2`, and about all that their sessions depend on."""
+
+    def early_datagram(self, conn: ConnId, now: float) -> bool:
+        """A DATAGRAM came on a connection that is not open here; True if it was one of ours."""
+
+    def observed(self, peer: Peer) -> None:
+        """The connection is seen at another address now."""
+
+    def registration(self, peer: Peer, role: str, service_id: str, refusal: str | None) -> None:
+        """See `ztna.proto.membership.Tell`."""
+
+    def service_changed(self, service: Service) -> None:
+        """See `ztna.proto.membership.Tell`."""
+
+    def peer_left(self, peer: Peer, now: float) -> None:
+        """The connection is gone, or about to be closed; its registrations still stand."""
+
+    def policy_changed(self, policy: Policy, now: float) -> None:
+        """A new policy was applied to connections and registrations."""
+
+
 class Intermediate:
     """State of one intermediate; see the module for its flow."""
 
     def __init__(
-        self, policy: Policy, *, allow_anonymous: bool = False, limits: IntermediateLimits | None = None
+        self,
+        policy: Policy,
+        *,
+        allow_anonymous: bool = False,
+        limits: IntermediateLimits | None = None,
+        control_limits: ControlLimits | None = None,
     ) -> None:
         """Args: allow_anonymous: let peers without a certificate in (`allow_anonymous_v1`)."""
         self._policy = policy
@@ -77,9 +115,29 @@ class Intermediate:
         self._peers = self._registry.peers
         self._flows = FlowTable(self._limits, self.stats)
         self._sessions = SignallingSessions(self._registry, self._limits, self.stats, self._signal)
+        self._streams = SignallingStreams(self._peers, self._limits, self.stats, self._sessions.receive)
         self._relay = Relay(policy, self._flows, self._limits, self.stats, self._commands)
-        # (connection, stream) -> when its incomplete frame is given up, in that order.
-        self._frame_deadlines: dict[tuple[ConnId, int], float] = {}
+        self._control_plane: ControlPlane | None = None
+        self._members = Membership(
+            self._registry,
+            self._flows,
+            policy,
+            allow_anonymous=allow_anonymous,
+            limits=self._limits,
+            stats=self.stats,
+            tell=self,
+            note=self.note,
+            switch_s=(control_limits or ControlLimits()).switch_s,
+        )
+
+    def attach(self, control: ControlPlane) -> None:
+        """Let `ztna-v2` connections in, which `control` speaks for."""
+        self._control_plane = control
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._policy
 
     @property
     def connections(self) -> int:
@@ -99,27 +157,33 @@ class Intermediate:
     def services(self) -> dict[str, tuple[str | None, int]]:
         """Return for each registered service its connector's name (None if away) and its agents."""
         return {
-            service.id: (None if service.connector is None else _name(service.connector), len(service.agents))
+            service.id: (None if service.connector is None else peer_name(service.connector), len(service.agents))
             for service in self._registry.services.values()
         }
 
+    def peer(self, conn: ConnId) -> Peer | None:
+        """Return an open connection, None if it is not or no longer."""
+        return self._peers.get(conn)
+
     # Connections
 
-    def connection_opened(self, conn: ConnId, identity: Identity | None, addr: Address, now: float) -> None:
-        """A handshake is complete and the client certificate judged (`identity` None: it sent none)."""
+    def connection_opened(
+        self, conn: ConnId, identity: Identity | None, addr: Address, now: float, *, protocol: int = 1
+    ) -> None:
+        """A connection's identity is known (None: no client certificate was sent), and it may act unless refused."""
         if conn in self._peers:
             return
         reason = self._refusal(identity)
         if reason is not None:
             self.stats.connections_refused += 1
-            self._command(CloseConnection(conn, CLOSE_REFUSED, reason))
-            self._note("info", "connection refused", conn=conn, reason=reason)
+            self.command(CloseConnection(conn, CLOSE_REFUSED, reason))
+            self.note("info", "connection refused", conn=conn, reason=reason)
             return
-        peer = self._registry.add(conn, identity, addr)
+        peer = self._registry.add(conn, identity, addr, protocol)
         self._set_virtual_ip(peer)
         self.stats.connections_opened += 1
         self._observe(peer)
-        self._note("debug", "connection opened", conn=conn, peer=_name(peer), address=addr)
+        self.note("debug", "connection opened", conn=conn, peer=peer_name(peer), address=addr, protocol=protocol)
 
     def _refusal(self, identity: Identity | None) -> str | None:
         if identity is None:
@@ -143,79 +207,73 @@ class Intermediate:
         peer = self._peers.get(conn)
         if peer is not None:
             self._remove(peer, now)
-            self._note("debug", "connection closed", conn=conn, peer=_name(peer))
+            self.note("debug", "connection closed", conn=conn, peer=peer_name(peer))
 
     def _close(self, peer: Peer, reason: str, now: float) -> None:
         self._remove(peer, now)
-        self._command(CloseConnection(peer.conn, CLOSE_REFUSED, reason))
-        self._note("info", "connection ended", conn=peer.conn, peer=_name(peer), reason=reason)
+        self.command(CloseConnection(peer.conn, CLOSE_REFUSED, reason))
+        self.note("info", "connection ended", conn=peer.conn, peer=peer_name(peer), reason=reason)
 
     def _remove(self, peer: Peer, now: float) -> None:
         self.stats.connections_closed += 1
         self._sessions.connection_closed(peer)
-        for service in list(peer.serving.values()):
-            self._flows.connector_left(peer, service, now, park=True)
-        self._flows.agent_left(peer, now)
-        for stream_id in peer.readers:
-            self._frame_deadlines.pop((peer.conn, stream_id), None)
-        self._registry.remove(peer)
+        self._streams.connection_closed(peer)
+        if peer.protocol == V2 and self._control_plane is not None:
+            self._control_plane.peer_left(peer, now)
+        self._members.left(peer, now)
 
     def _set_virtual_ip(self, peer: Peer) -> None:
         if peer.identity is not None and peer.identity.role == "agent":
             peer.virtual_ip = self._policy.agent_address(peer.identity.name)
 
     def _observe(self, peer: Peer) -> None:
-        host, port = peer.address[0], peer.address[1]
-        ip = observed_ipv4(host)
+        if peer.protocol == V2:
+            if self._control_plane is not None:
+                self._control_plane.observed(peer)
+            return
+        ip = observed_ipv4(peer.address[0])
         if ip is not None:
             self.stats.observed_addresses_sent += 1
-            self._datagram(peer, ObservedAddress(ip, port).encode())
+            self._datagram(peer, ObservedAddress(ip, peer.address[1]).encode())
 
-    # Policy
+    # Policy and registrations
 
     def set_policy(self, policy: Policy, now: float) -> None:
         """Apply a new policy to everything: close the revoked, withdraw rights, follow changed addresses."""
-        self._policy = self._relay.policy = policy
+        self._policy = self._relay.policy = self._members.policy = policy
         for peer in list(self._peers.values()):
             if peer.identity is not None and policy.revoked(peer.identity):
                 self.stats.connections_revoked += 1
                 self._close(peer, "client cert revoked", now)
-                continue
-            self._set_virtual_ip(peer)
-            for service in list(peer.reach.values()):
-                if not self._may_reach(peer, service.id):
-                    self._withdraw_agent(peer, service)
-            for service in list(peer.serving.values()):
-                if not self._may_serve(peer, service.id):
-                    self._withdraw_connector(peer, service, now)
-        for service in self._registry.services.values():
-            service.address = policy.service_address(service.id)
+            else:
+                self._set_virtual_ip(peer)
+        self._members.apply_policy(policy, now)
         self._flows.close_parked()
         for peer in self._peers.values():
             for flow in list(peer.flows):
                 if self._relay.misaddressed(peer, flow.service, flow.key[1], flow.key[3]):
                     self._flows.close(flow)
+        if self._control_plane is not None:
+            self._control_plane.policy_changed(policy, now)
 
-    def _may_reach(self, peer: Peer, service_id: str) -> bool:
-        return self._allow_anonymous if peer.identity is None else self._policy.may_reach(peer.identity, service_id)
+    def register(self, peer: Peer, role: str, service_id: str, now: float) -> str | None:
+        """Make an open connection agent or connector of a service; None if done, else the code of the refusal."""
+        return self._members.register(peer, role, service_id, now)
 
-    def _may_serve(self, peer: Peer, service_id: str) -> bool:
-        return self._allow_anonymous if peer.identity is None else self._policy.may_serve(peer.identity, service_id)
+    def registration(self, peer: Peer, role: str, service_id: str, refusal: str | None) -> None:
+        """Tell a connection, unasked, that its registration changed (`ztna.proto.membership.Tell`)."""
+        if peer.protocol == V2:
+            if self._control_plane is not None:
+                self._control_plane.registration(peer, role, service_id, refusal)
+        elif refusal is None:
+            self._datagram(peer, RegistrationAck(service_id).encode())
+        else:
+            self._datagram(peer, RegistrationNack(service_id, NackStatus.NOT_AUTHORISED).encode())
 
-    def _withdraw_agent(self, peer: Peer, service: Service) -> None:
-        self._flows.agent_withdrawn(peer, service)
-        self._registry.leave(peer, service)
-        self._withdrawn(peer, "agent", service.id)
-
-    def _withdraw_connector(self, peer: Peer, service: Service, now: float) -> None:
-        self._flows.connector_left(peer, service, now, park=False)
-        self._registry.release(peer, service)
-        self._withdrawn(peer, "connector", service.id)
-
-    def _withdrawn(self, peer: Peer, role: str, service_id: str) -> None:
-        self.stats.registrations_withdrawn += 1
-        self._datagram(peer, RegistrationNack(service_id, NackStatus.NOT_AUTHORISED).encode())
-        self._note("info", "registration withdrawn", peer=_name(peer), role=role, service=service_id)
+    def service_changed(self, service: Service) -> None:
+        """Pass on that another connector serves a service (`ztna.proto.membership.Tell`)."""
+        if self._control_plane is not None:
+            self._control_plane.service_changed(service)
 
     # DATAGRAMs
 
@@ -223,7 +281,8 @@ class Intermediate:
         """One DATAGRAM payload arrived; whatever it holds, nothing is raised."""
         peer = self._peers.get(conn)
         if peer is None:
-            self.stats.drop_not_open += 1
+            if self._control_plane is None or not self._control_plane.early_datagram(conn, now):
+                self.stats.drop_not_open += 1
             return
         peer.heard = now
         if not data:
@@ -252,99 +311,23 @@ class Intermediate:
         except WireError:
             self.stats.drop_truncated += 1
         else:
-            if isinstance(message, RegisterAgent | RegisterConnector):
-                self._register(peer, message, now)
+            if isinstance(message, RegisterAgent | RegisterConnector) and peer.protocol != V2:
+                role = "agent" if isinstance(message, RegisterAgent) else "connector"
+                self.registration(peer, role, message.service_id, self.register(peer, role, message.service_id, now))
             elif isinstance(message, RawPacket):
                 self.stats.drop_malformed += 1
             else:
                 self.stats.drop_unexpected_control += 1
 
-    def _register(self, peer: Peer, message: RegisterAgent | RegisterConnector, now: float) -> None:
-        service_id, key = message.service_id, message.service_id.encode()
-        as_agent = isinstance(message, RegisterAgent)
-        mine = peer.reach if as_agent else peer.serving
-        if as_agent:
-            allowed = self._may_reach(peer, service_id)
-        else:
-            allowed = self._may_serve(peer, service_id) and self._registry.may_take(peer, key)
-        full = key not in mine and len(mine) >= self._limits.services_per_connection
-        role = "agent" if as_agent else "connector"
-        if full or not allowed:
-            self.stats.registrations_refused += 1
-            self._datagram(peer, RegistrationNack(service_id, NackStatus.NOT_AUTHORISED).encode())
-            if key not in peer.denied and len(peer.denied) < self._limits.services_per_connection:
-                peer.denied.add(key)
-                self._note("info", "registration refused", peer=_name(peer), role=role, service=service_id)
-            return
-        if key not in mine:
-            service = self._registry.service(key, service_id, self._policy.service_address(service_id))
-            if as_agent:
-                self._join(peer, service, now)
-            else:
-                self._take(peer, service, now)
-            self._note("info", "registered", peer=_name(peer), role=role, service=service_id)
-        self.stats.registrations += 1
-        self._datagram(peer, RegistrationAck(service_id).encode())
-
-    def _join(self, peer: Peer, service: Service, now: float) -> None:
-        self._registry.join(peer, service)
-        self._flows.agent_registered(peer, service, now)
-
-    def _take(self, peer: Peer, service: Service, now: float) -> None:
-        holder = self._registry.take(peer, service)
-        if holder is not None:
-            self.stats.connectors_displaced += 1
-            self._flows.connector_left(holder, service, now, park=True)
-            if holder.owner is not None:
-                # A second process with the same certificate must not believe that it still serves.
-                self._datagram(holder, RegistrationNack(service.id, NackStatus.NOT_AUTHORISED).encode())
-            self._note("info", "connector displaced", peer=_name(holder), by=_name(peer), service=service.id)
-        self._flows.connector_registered(peer, service, now)
-
     # Streams
 
     def stream_received(self, conn: ConnId, stream_id: int, data: bytes, fin: bool, now: float) -> None:
-        """Bytes of a stream arrived in order; `fin` ends the stream, and an incomplete frame with it."""
+        """Bytes of a `ztna-v1` stream arrived in order; `fin` ends the stream, and an incomplete frame with it."""
         peer = self._peers.get(conn)
         if peer is None:
             self.stats.drop_not_open += 1
-            return
-        if stream_id & UNIDIRECTIONAL:
-            self.stats.drop_stream += 1
-            return
-        if stream_id == CLIENT_STREAM:
-            peer.has_stream_zero = True
-        reader = peer.readers.get(stream_id)
-        if reader is None:
-            if (
-                len(peer.readers) >= self._limits.streams_per_connection
-                or len(self._frame_deadlines) >= self._limits.incomplete_frames
-            ):
-                self.stats.drop_stream += 1
-                return
-            reader = FrameReader()
-        bad_frames = reader.bad_frames
-        messages = reader.receive(data)
-        self.stats.drop_frame += reader.bad_frames - bad_frames
-        self._keep_reader(
-            peer, stream_id, reader, fin, progressed=bool(messages) or reader.bad_frames > bad_frames, now=now
-        )
-        for message in messages:
-            if conn in self._peers:
-                self._sessions.receive(peer, message, now)
-
-    def _keep_reader(
-        self, peer: Peer, stream_id: int, reader: FrameReader, fin: bool, *, progressed: bool, now: float
-    ) -> None:
-        """Hold a reader only while it has an incomplete frame, and give each frame a deadline."""
-        key = (peer.conn, stream_id)
-        if fin or not reader.buffered_bytes:
-            peer.readers.pop(stream_id, None)
-            self._frame_deadlines.pop(key, None)
-        elif stream_id not in peer.readers or progressed:
-            peer.readers[stream_id] = reader
-            self._frame_deadlines.pop(key, None)
-            self._frame_deadlines[key] = now + self._limits.frame_s
+        else:
+            self._streams.receive(peer, stream_id, data, fin, now)
 
     def _signal(self, peer: Peer, message: SignallingMessage) -> None:
         """Send on the client's first stream, or on ours if it never opened one."""
@@ -354,46 +337,36 @@ class Intermediate:
         except LocalProtocolError:  # an answer of nearly the largest size: StartPunching has 8 bytes more
             self.stats.drop_session_limit += 1
             return
-        self._command(SendStream(peer.conn, stream_id, frame))
+        self.command(SendStream(peer.conn, stream_id, frame))
 
     # Time and output
 
     def get_timer(self) -> float | None:
         """Return when `handle_timer` is due (monotonic seconds), None if nothing waits."""
-        due = [at for at in (self._flows.get_timer(), self._sessions.get_timer()) if at is not None]
-        due += list(islice(self._frame_deadlines.values(), 1))
-        return min(due, default=None)
+        waiting = (self._flows, self._sessions, self._streams, self._members)
+        return min((at for part in waiting if (at := part.get_timer()) is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
-        """Expire flows, sessions and incomplete frames."""
+        """Expire flows, sessions and incomplete frames; let connectors that waited take over."""
         self._flows.handle_timer(now)
         self._sessions.handle_timer(now)
-        deadlines = self._frame_deadlines
-        while deadlines:
-            (conn, stream_id), deadline = next(iter(deadlines.items()))
-            if deadline > now:
-                return
-            del deadlines[conn, stream_id]
-            del self._peers[conn].readers[stream_id]
-            self.stats.drop_frame_timeout += 1
+        self._streams.handle_timer(now)
+        self._members.handle_timer(now)
 
     def next_command(self) -> IntermediateCommand | None:
         """Return the next thing to do, None if there is nothing more."""
         return self._commands.popleft() if self._commands else None
 
-    def _command(self, command: IntermediateCommand) -> None:
-        if len(self._commands) >= self._limits.commands and not isinstance(command, CloseConnection):
+    def command(self, command: IntermediateCommand) -> None:
+        """Queue a command behind all others; the queue is bounded, but nothing that closes is ever left out."""
+        if len(self._commands) >= self._limits.commands and not isinstance(command, CloseConnection | CloseRelay):
             self.stats.drop_command_queue += 1
             return
         self._commands.append(command)
 
+    def note(self, level: Level, event: str, **fields: object) -> None:
+        """Queue a log line."""
+        self.command(Note(level, event, fields))
+
     def _datagram(self, peer: Peer, data: bytes) -> None:
-        self._command(SendDatagram(peer.conn, data))
-
-    def _note(self, level: Level, event: str, **fields: object) -> None:
-        self._command(Note(level, event, fields))
-
-
-def _name(peer: Peer) -> str:
-    """Return what a peer is called in logs and status."""
-    return "anonymous" if peer.identity is None else peer.identity.name
+        self.command(SendDatagram(peer.conn, data))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["AgentLimits", "ConnectorLimits", "IntermediateLimits"]
+__all__ = ["AgentLimits", "ConnectorLimits", "ControlLimits", "IntermediateLimits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,44 @@ class IntermediateLimits:
     """How long a frame may stay incomplete."""
     commands: int = 16384
     """Commands waiting for the shell; it takes them after every batch of at most a few hundred packets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlLimits:
+    """What the intermediate's side of `ztna-v2` holds at most."""
+
+    unproven: int = 512
+    """Connections that have not proved who they are; for one more the oldest is closed."""
+    proof_s: float = 5.0
+    """How long a connection may take to prove who it is."""
+    proof_frame_bytes: int = 16384
+    """Largest first message: four certificates and a signature fit."""
+    control_buffer_bytes: int = 16_777_216
+    """Incomplete frames in all."""
+    control_frame_s: float = 10.0
+    """How long a frame may stay incomplete."""
+    control_rate_per_s: float = 50.0
+    """Messages of one connection in the long run."""
+    control_burst: float = 200.0
+    """Messages of one connection at once."""
+    control_malformed: int = 16
+    """Broken messages of one connection; one more closes it."""
+    switch_s: float = 10.0
+    """Least time between two takeovers of a service by processes of one identity."""
+    e2e_sessions: int = 8192
+    """Sessions in all."""
+    e2e_sessions_per_agent: int = 64
+    """Sessions of one agent identity."""
+    e2e_sessions_per_connector: int = 2048
+    """Sessions of one connector identity."""
+    e2e_invite_s: float = 10.0
+    """How long a connector may take to answer an invitation."""
+    e2e_away_s: float = 30.0
+    """How long a session outlives the control connection of one of its sides."""
+    e2e_messages_per_s: float = 4.0
+    """Candidates and reports of one side of a session in the long run."""
+    e2e_messages_burst: float = 64.0
+    """Candidates and reports of one side of a session at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,28 @@
-"""Token buckets per source: how many answers one sender may draw from us, with a bound on the senders remembered."""
+"""Token buckets: how much one sender may ask of us, with a bound on the senders remembered."""
 
 from dataclasses import dataclass, field
+
+
+class TokenBucket:
+    """`burst` tokens at first and at most, `rate_per_s` regained per second."""
+
+    __slots__ = ("_burst", "_rate_per_s", "_tokens", "_updated")
+
+    def __init__(self, rate_per_s: float, burst: float) -> None:
+        self._rate_per_s = rate_per_s
+        self._burst = burst
+        self._tokens = burst
+        self._updated = float("-inf")
+
+    def take(self, now: float) -> bool:
+        """Take one token; False when there is none."""
+        if now > self._updated:
+            self._tokens = min(self._burst, self._tokens + (now - self._updated) * self._rate_per_s)
+            self._updated = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
 
 
 @dataclass(slots=True)

@@ -25,6 +25,8 @@ class RegistrationState(Enum):
     IDLE = auto()
     PENDING = auto()
     REGISTERED = auto()
+    STANDBY = auto()
+    """Granted, but another connector serves it now (`ztna-v2`)."""
     DENIED = auto()
 
 
@@ -101,21 +103,36 @@ class Registration:
         entry.due = now + DENIED_INTERVAL_S
         return changed
 
+    def standby(self, service: str, now: float) -> bool:
+        """Take the answer that another connector serves it; True if it changed the state."""
+        entry = self._entries.get(service)
+        if entry is None or entry.state is RegistrationState.IDLE:
+            return False
+        changed = entry.state is not RegistrationState.STANDBY
+        entry.state = RegistrationState.STANDBY
+        self.denied.discard(service)
+        entry.due = now + DENIED_INTERVAL_S
+        return changed
+
     def get_timer(self) -> float | None:
         """Return when something is due to be sent."""
         return min((entry.due for entry in self._entries.values() if entry.due is not None), default=None)
 
     def messages_due(self, now: float) -> list[bytes]:
         """Return the messages to send now, and schedule their repetition."""
-        messages = []
-        for entry in self._entries.values():
+        return [self._entries[service].message for service in self.services_due(now)]
+
+    def services_due(self, now: float) -> list[str]:
+        """Return the services to ask for now, and schedule their repetition."""
+        due = []
+        for service, entry in self._entries.items():
             if entry.due is None or entry.due > now:
                 continue
-            messages.append(entry.message)
-            if entry.state is RegistrationState.DENIED:
+            due.append(service)
+            if entry.state in (RegistrationState.DENIED, RegistrationState.STANDBY):
                 entry.due = now + DENIED_INTERVAL_S
             else:
                 step = entry.sends
                 entry.due = now + (FIRST_INTERVALS_S[step] if step < len(FIRST_INTERVALS_S) else LAST_INTERVAL_S)
             entry.sends += 1
-        return messages
+        return due
