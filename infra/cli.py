@@ -8,7 +8,7 @@ from typing import Final
 
 import typer
 
-from infra import cli_access, cli_config, cli_graph, cli_profile, cli_stack
+from infra import cli_access, cli_config, cli_graph, cli_paths, cli_profile, cli_stack
 from infra.cli_common import EXIT_CODES
 from ztna import cli as roles
 
@@ -53,6 +53,8 @@ app.add_typer(cli_config.app, name="config", rich_help_panel=DEPLOY)
 app.command("exec", rich_help_panel=USE, context_settings=cli_access.PASS_THROUGH)(cli_access.exec_in_place)
 for access in (cli_profile.profile, cli_access.status, cli_access.logs, cli_access.verify):
     app.command(rich_help_panel=USE, epilog=EPILOG)(access)
+for about in (cli_paths.why, cli_paths.prove):
+    app.command(rich_help_panel=USE, epilog=cli_paths.EPILOG)(about)
 
 
 def mount(source: typer.Typer) -> None:

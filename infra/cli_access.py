@@ -27,41 +27,59 @@ if TYPE_CHECKING:
     from infra.verify.runner import Progress
 
 PROBE_TIMEOUT_S: Final = 15.0
+ROLE_NOT_READY: Final = 5
+"""What `python -m ztna status` ends with when it shows a role that is not ready."""
+
 PASS_THROUGH: Final = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
 def status(stack: StackOption = "lab", engine: EngineOption = "auto", as_json: JsonOption = False) -> None:
-    """Ask every role how it is: state, observed address, registrations. Ends with 1 when one is not ready."""
+    """Ask every role how it is: state, observed address, registrations, and the path to each service.
+
+    Ends with 1 when a role is not ready.
+    """
+    from infra.cli_paths import path_rows, show_paths
+
     with user_errors():
         outputs = stack_outputs(stack, engine)
         pages = role_pages(outputs)
+        rows = path_rows(outputs, pages)
         if as_json:
-            print_json(pages)
+            print_json({**pages, "paths": rows})
         else:
             _show_status(outputs, pages)
+            show_paths(rows)
         if any(page.get("state") != "ready" for page in pages.values()):
             raise typer.Exit(ExitCode.FAILED)
 
 
 def role_pages(outputs: StackOutputs) -> dict[str, dict[str, Any]]:
-    """Return the /status page of each place that has one, asked all at once; `{"state": ..., "error": ...}` if none."""
-    asked = {name: place for name, place in outputs.places.items() if place.status_url}
+    """Return the /status page of each role's place, asked all at once; `{"state": ..., "error": ...}` if none.
+
+    Where the outputs give no address of the page, the role's own command asks for it in its place.
+    """
+    asked = {name: place for name, place in outputs.places.items() if place.status_url or place.config_path}
     with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
         return dict(zip(asked, pool.map(_page, asked.values()), strict=True))
 
 
 def _page(place: Place) -> dict[str, Any]:
-    argv = [*place.exec, sys.executable, "-I", "-S", str(Path(http_probe.__file__).resolve()), str(place.status_url)]
+    from infra.verify.places import role_command
+
+    if place.status_url:
+        ask: tuple[str, ...] = (sys.executable, "-I", "-S", str(Path(http_probe.__file__).resolve()), place.status_url)
+    else:
+        ask = (*role_command(place), "status", "--json", "--config", str(place.config_path))
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
+        done = subprocess.run([*place.exec, *ask], capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return {"state": "unreachable", "error": str(error)}
-    if done.returncode != 0:
+    if done.returncode not in (0, ROLE_NOT_READY):
         return {"state": "unreachable", "error": (done.stdout or done.stderr).strip()}
     try:
         page: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
-        return {"state": "unreadable", "error": done.stdout[:200]}
+        return {"state": "unreachable", "error": (done.stdout or done.stderr).strip()[:200]}
     return page
 
 
