@@ -1,0 +1,1 @@
+"""Forwarding of opaque packets between proven endpoints: in the kernel by nftables, or in user space."""
