@@ -179,7 +179,7 @@ class Nat:
 
 
 class Network:
-    """The internet and everything attached to it, with one clock. `drops` are rules (origin, target host) -> dropped."""
+    """The internet, what is attached, one clock. `drops` are rules (origin, target host, packet) -> dropped."""
 
     def __init__(self, seed: int = 1, start: float = 1000.0) -> None:
         self.now = start
@@ -213,9 +213,9 @@ class Network:
             outer.nodes[address] = nat
         return nat
 
-    def host(self, name: str, *places: tuple[str, Realm], **link: float) -> Host:
+    def host(self, name: str, *places: tuple[str, Realm], link: Link | None = None) -> Host:
         """Attach a host: (address, realm) for each of its interfaces."""
-        host = Host(name, {}, Link(**link))
+        host = Host(name, {}, link or Link())
         for address, realm in places:
             self.attach(host, address, realm)
         return host
@@ -257,9 +257,9 @@ class Network:
                 return
             local = False
             moving = realm.gateway.outbound(moving, self.now)
-            realm, gateway = realm.gateway.outer, realm.gateway
-            if moving is not None and moving.destination.host == gateway.address and not gateway.behavior.hairpin:
+            if packet.destination.host == realm.gateway.address and not realm.gateway.behavior.hairpin:
                 return
+            realm = realm.gateway.outer
         if moving is None:
             return
         at_home, where = local and realm is not self.internet, realm

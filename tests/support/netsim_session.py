@@ -63,7 +63,8 @@ class SimRelay:
             other = self.proven.get("connector" if role == "agent" else "agent")
             if endpoint == packet.source and other is not None:
                 self.forwarded += 1
-                self.network.send(self.host, packet.destination, other, packet.payload)
+                mine = RELAY_V6 if is_v6(other.host) else RELAY
+                self.network.send(self.host, mine, other, packet.payload)
                 return
         self.refused += 1
 
@@ -282,6 +283,7 @@ def make_session(
     *,
     config: PathConfig | None = None,
     relay: Endpoint | None = RELAY,
+    connector_relay: Endpoint | None = None,
     corners: Sequence[Endpoint] = CORNERS,
 ) -> SimSession:
     """Wire two hosts and a relay together."""
@@ -293,7 +295,7 @@ def make_session(
         paths = SessionPaths(
             SESSION,
             role,  # type: ignore[arg-type]
-            relay=relay,
+            relay=connector_relay if role == "connector" and connector_relay is not None else relay,
             random=rng.randbytes,
             config=config or PathConfig(),
             stun_corners=corners,

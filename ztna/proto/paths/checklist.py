@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ztna.proto.paths.candidates import CandidateType
-from ztna.proto.paths.checks import RETRANSMIT_AT_S, SERIES_END_S
+from ztna.proto.paths.checks import RETRANSMIT_AT_S
 from ztna.proto.paths.pairs import Pair, PairState, PairTable
 from ztna.proto.paths.path_types import PathKind
 from ztna.proto.paths.selector import PathSelector
@@ -24,7 +24,8 @@ SUSPECT_CHECKS: Final = ((0.4, 0.025), (3.0, 0.1))
 SUSPECT_LATER_S: Final = 1.0
 OWED_S: Final = 0.02
 OWED_CHECKS: Final = 3
-RETRIGGER_S: Final = 0.05
+RETRIGGER_S: Final = 0.02
+"""A peer that floods requests draws no faster checks than this."""
 ALTERNATES: Final = 2
 HAIRPIN_AFTER_S: Final = 1.0
 EAGER_S: Final = 10.0
@@ -104,16 +105,18 @@ class Checklist:
     def trigger(self, pair: Pair, now: float) -> None:
         """A request of the peer arrived: check this pair at once (RFC 8445 s7.3.1.4), unless it is known to work."""
         pair.held_back = None
-        if pair.is_usable or (pair.sent and now - pair.series_at < RETRIGGER_S and pair.state is PairState.FAILED):
+        if pair.is_usable:
             return
+        soonest = max(now, pair.sent_at + RETRIGGER_S)
         if pair.state in (PairState.WAITING, PairState.FAILED) or pair.next_at is None:
-            self.begin([pair], now)
-        pair.next_at = now
+            self.begin([pair], soonest)
+        pair.next_at = min(pair.next_at or soonest, soonest)
         pair.triggered = True
 
     def sent(self, pair: Pair, now: float, *, busy: bool) -> None:
         """A check left on `pair`: plan its next one."""
         pair.sent += 1
+        pair.sent_at = now
         pair.triggered = False
         if pair.state is PairState.WAITING:
             pair.state, pair.series_at = PairState.IN_PROGRESS, now
@@ -131,7 +134,7 @@ class Checklist:
 
     def missed(self, pair: Pair, now: float) -> None:
         """A check on `pair` stayed unanswered."""
-        if pair.state is PairState.IN_PROGRESS and now - pair.series_at >= SERIES_END_S - 1.0 and pair.next_at is None:
+        if pair.state is PairState.IN_PROGRESS and pair.next_at is None and pair.attempts >= len(RETRANSMIT_AT_S):
             pair.state = PairState.FAILED
         if self._in_use(pair) and pair.health.misses == 1:
             pair.next_at = now
@@ -183,7 +186,7 @@ class Checklist:
 
     def _next(self, pair: Pair, now: float, *, busy: bool) -> float | None:
         if self._in_use(pair):
-            return now + self._in_use_gap(pair, now, busy=busy)
+            return max(now, pair.sent_at + self._in_use_gap(pair, now, busy=busy))
         if pair.state is PairState.IN_PROGRESS:
             more = pair.attempts < len(RETRANSMIT_AT_S)
             return max(now, pair.series_at + RETRANSMIT_AT_S[pair.attempts]) if more else None

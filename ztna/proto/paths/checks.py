@@ -96,10 +96,11 @@ class TransactionTable:
 
     def _expire(self, now: float) -> None:
         # In the order of sending, so the oldest come first.
-        for id_, transaction in list(self._open.items())[:8]:
-            if now - transaction.sent_at < KEPT_S:
+        while self._open:
+            oldest = next(iter(self._open.values()))
+            if now - oldest.sent_at < KEPT_S:
                 break
-            del self._open[id_]
+            del self._open[oldest.id]
 
 
 @dataclass(slots=True)

@@ -141,7 +141,10 @@ def _mapping_varies(facts: Facts) -> Diagnosis | None:
             "Give one side a public address or a NAT with endpoint-independent mapping: a forwarded UDP port, "
             "hostNetwork in Kubernetes, a public IP for a Fargate task. Until then the relay carries the session.",
         )
-    where, nat = ("here", facts.nat) if own else ("at the peer", facts.peer_nat)
+    where, nat, fixed = ("here", facts.nat, facts.peer_nat) if own else ("at the peer", facts.peer_nat, facts.nat)
+    if fixed is not None and fixed.filtering in (Behavior.ENDPOINT_INDEPENDENT, Behavior.ADDRESS_DEPENDENT):
+        # The other side lets a new port in, so this is not what stands in the way.
+        return None
     return Diagnosis(
         BlockedBy.MAPPING_VARIES,
         f"The NAT {where} takes a new outside port for each destination ({_words(nat)}), and the other side's NAT "

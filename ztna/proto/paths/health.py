@@ -26,6 +26,8 @@ class PathHealth:
     answered_sent_at: float = float("-inf")
     last_answer_at: float | None = None
     lossy_at: float = float("-inf")
+    suspected: bool = False
+    """Silence was assumed, not seen."""
     failed: bool = False
     """Given up by the selector: unanswered probes are its outage then, no random loss."""
     _history: int = 0
@@ -49,9 +51,9 @@ class PathHealth:
         self.last_answer_at = now
         if sent_at > self.answered_sent_at:
             self.answered_sent_at = sent_at
-        if self.misses and not self.failed:
+        if self.misses and not self.failed and not self.suspected:
             self.lossy_at = now
-        self.misses = 0
+        self.misses, self.suspected = 0, False
         self.streak += 1
         if not was_missed:
             self._record(0)
@@ -66,6 +68,11 @@ class PathHealth:
         self.misses += 1
         if self.misses == 1:
             self.first_miss_at = now
+
+    def suspect(self, now: float) -> None:
+        """Something happened that may have broken the path: treat it as one that missed a check."""
+        if not self.misses:
+            self.misses, self.suspected, self.first_miss_at = 1, True, now
 
     def restored(self) -> None:
         """The path is in use again; what was lost during its outage does not count as loss."""

@@ -83,7 +83,8 @@ class Inbound:
 
     def _check(self, request: StunRequest, source: Endpoint, local: int, now: float) -> None:
         parts = self.parts
-        parts.nat.heard_from(source)
+        if local == parts.nat.local:
+            parts.nat.heard_from(source)
         parts.emit(SendStun(StunResponse(request.transaction, source), local, source))
         parts.stats.requests_answered += 1
         pair = self.learn(source, local, request, now)
@@ -161,7 +162,7 @@ class Inbound:
         if is_first:
             return
         parts.stats.mapping_changes += 1
-        parts.selector.forgive()
+        parts.selector.forgive(now)
         parts.checklist.probes.reset(now, 0.0)
 
     def _corner_answered(self, transaction: Transaction, mapped: Endpoint) -> None:
@@ -169,6 +170,10 @@ class Inbound:
         for corner in parts.nat.corners:
             if corner.remote == transaction.remote and corner.local == transaction.local:
                 corner.mapped, corner.next_at = mapped, None
+        if parts.relay is None and parts.nat.base is None and transaction.local == parts.nat.local:
+            parts.nat.base = mapped
+            parts.nat.hosts = tuple(parts.gathering.hosts.get(transaction.local, ()))
+            parts.checklist.own_public_host = None if mapped in parts.gathering.own else mapped.host
         served = parts.relay is not None and transaction.local == parts.relay.local
         if not served and transaction.local not in parts.gathering.mapped:
             parts.tell(parts.gathering.add_mapped(transaction.local, mapped, transaction.remote))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ztna.proto.natclass import Behavior, PortAllocation, port_allocation
-from ztna.proto.paths.candidates import is_v6
+from ztna.proto.paths.candidates import is_private, is_v6
 from ztna.proto.paths.path_types import NatSeen
 from ztna.proto.paths.stun_types import Endpoint
 
@@ -72,6 +72,9 @@ class NatWatch:
 
     def heard_from(self, source: Endpoint) -> None:
         """An authenticated request of the peer arrived from `source`: what let it in tells the filtering."""
+        if is_private(source.host) and self.base is not None and not is_private(self.base.host):
+            # It came from the local network and passed no NAT.
+            return
         if source in self._contacted or len(self._contacted) >= MAX_CONTACTED:
             return
         if source.host not in self._contacted_hosts:

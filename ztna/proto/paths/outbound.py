@@ -24,8 +24,9 @@ class Outbound:
         if now < self.parts.pacer.free_at:
             return
         at = self._next_at(now)
-        if at is not None and at <= now and self._send_one(now):
+        if at is not None and at <= now:
             self.parts.pacer.take(now)
+            self._send_one(now)
 
     def next_at(self, now: float) -> float | None:
         """When `send_due` has something to send."""
@@ -43,58 +44,62 @@ class Outbound:
             times.append(None if pair is None else pair[0])
         return min((at for at in times if at is not None), default=None)
 
-    def _send_one(self, now: float) -> bool:
+    def _send_one(self, now: float) -> None:
         parts = self.parts
         if parts.relay is not None and parts.relay.next_at is not None and parts.relay.next_at <= now:
-            return self._send_relay(now)
+            self._send_relay(now)
+            return
         if parts.config.direct:
             due = parts.checklist.next_due(now)
             if due is not None and due[0] <= now:
-                return self._send_check(due[1], now)
+                self._send_check(due[1], now)
+                return
         for corner in parts.nat.corners:
             if corner.next_at is not None and corner.next_at <= now:
                 corner.request_sent(now)
                 parts.stats.corner_requests_sent += 1
-                return self._send(Purpose.CORNER, corner.local, corner.remote, now, GUESS_TIMEOUT_S)
-        return self._send_guess(now)
+                self._send(Purpose.CORNER, corner.local, corner.remote, now, GUESS_TIMEOUT_S)
+                return
+        self._send_guess(now)
 
-    def _send_relay(self, now: float) -> bool:
+    def _send_relay(self, now: float) -> None:
         leg = self.parts.relay
         assert leg is not None
         leg.request_sent(now)
         self.parts.stats.relay_bindings_sent += 1
-        return self._send(Purpose.RELAY, leg.local, leg.remote, now, leg.health.timeout_s)
+        self._send(Purpose.RELAY, leg.local, leg.remote, now, leg.health.timeout_s)
 
-    def _send_check(self, pair: Pair, now: float) -> bool:
+    def _send_check(self, pair: Pair, now: float) -> None:
         parts = self.parts
         parts.checklist.sent(pair, now, busy=parts.is_busy(now))
         parts.nat.sent_to(pair.remote)
         parts.stats.checks_sent += 1
-        return self._send(Purpose.CHECK, pair.local, pair.remote, now, pair.health.timeout_s, pair)
+        self._send(Purpose.CHECK, pair.local, pair.remote, now, pair.health.timeout_s, pair)
 
-    def _send_guess(self, now: float) -> bool:
+    def _send_guess(self, now: float) -> None:
         parts = self.parts
         remote = parts.prediction.take(now)
         if remote is not None:
             parts.stats.predicted_checks_sent += 1
             parts.nat.sent_to(remote)
-            return self._send(Purpose.GUESS, parts.local_for(remote), remote, now, GUESS_TIMEOUT_S)
+            self._send(Purpose.GUESS, parts.local_for(remote), remote, now, GUESS_TIMEOUT_S)
+            return
         found = parts.birthday.take(now)
         if found is None:
-            return False
+            return
         local, remote = found
         parts.stats.birthday_checks_sent += 1
         where = parts.local_for(remote) if local is None else local
-        return self._send(Purpose.GUESS, where, remote, now, GUESS_TIMEOUT_S)
+        self._send(Purpose.GUESS, where, remote, now, GUESS_TIMEOUT_S)
 
     def _send(
         self, purpose: Purpose, local: int, remote: Endpoint, now: float, timeout_s: float, pair: Pair | None = None
-    ) -> bool:
+    ) -> None:
         parts = self.parts
         transaction = parts.transactions.open(purpose, local, remote, now, timeout_s, pair)
         if transaction is None:
             parts.stats.drop_transaction_limit += 1
-            return False
+            return
         if purpose is Purpose.CORNER:
             request = StunRequest(transaction.id, "")
         else:
@@ -107,7 +112,6 @@ class Outbound:
                 use_candidate=self._nominates(pair),
             )
         parts.emit(SendStun(request, local, remote))
-        return True
 
     def _nominates(self, pair: Pair | None) -> bool:
         selector = self.parts.selector

@@ -49,6 +49,7 @@ class Pair:
     nominated: bool = False
     held_back: str | None = None
     added_at: float = 0.0
+    sent_at: float = float("-inf")
     heard_at: float | None = None
     sent: int = 0
     answered: int = 0

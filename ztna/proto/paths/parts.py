@@ -100,6 +100,8 @@ class Parts:
 
     def emit(self, command: PathCommand) -> None:
         """Queue a command; the oldest is dropped from a queue that nobody empties."""
+        if self.closed:
+            return
         if len(self.commands) >= MAX_COMMANDS:
             self.stats.drop_command_queue += 1
             self.commands.popleft()

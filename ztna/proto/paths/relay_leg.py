@@ -47,6 +47,11 @@ class RelayLeg:
         return self.health.last_answer_at is not None and self.health.misses < DEAD_AFTER_MISSES
 
     @property
+    def is_dead(self) -> bool:
+        """Its silence is no accident."""
+        return self.health.last_answer_at is None or self.health.misses >= 2 * DEAD_AFTER_MISSES
+
+    @property
     def can_carry(self) -> bool:
         """Whether packets may be sent on it."""
         return self.is_ready

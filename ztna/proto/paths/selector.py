@@ -24,9 +24,11 @@ SILENCE_S: Final = 0.32
 packet that got through, after about nine checks in a row: 0.36^9 is one in ten thousand at 20 % loss each way."""
 LOSSY_MEMORY_S: Final = 30.0
 FLAP_MEMORY_S: Final = 60.0
+FORGIVEN_S: Final = 10.0
 FIRST_DWELL_S: Final = 0.5
 MAX_DWELL_S: Final = 10.0
 ANSWERS_TO_RETURN: Final = 2
+ANSWERS_TO_BE_PREFERRED: Final = 10
 CONSENT_S: Final = 30.0
 """RFC 7675 s5.1: no packet is sent to a peer that has not answered for this long."""
 LOG_ENTRIES: Final = 64
@@ -77,9 +79,9 @@ class PathSelector:
         """How often direct was left within the last minute because it fell silent."""
         return sum(now - at < FLAP_MEMORY_S for at in self._failures)
 
-    def forgive(self) -> None:
-        """The last failure has an explanation (the mapping moved): it is no sign of a bad path."""
-        if self._failures:
+    def forgive(self, now: float) -> None:
+        """A failure just now has an explanation (the mapping moved): it is no sign of a bad path."""
+        if self._failures and now - self._failures[-1] < FORGIVEN_S:
             self._failures.pop()
 
     def silent_until(self, pair: Pair, now: float) -> float | None:
@@ -99,7 +101,7 @@ class PathSelector:
 
     def _evaluate_other(self, pairs: Iterable[Pair], relay: RelayLeg | None, now: float) -> None:
         relay_carries = relay is not None and relay.can_carry
-        in_need = not relay_carries or (relay is not None and not relay.is_alive)
+        in_need = not relay_carries or (relay is not None and relay.is_dead)
         pair = self._best(pairs, 1 if in_need else self.wants_answers)
         if pair is not None and (in_need or now - self._switched_at >= self.dwell_s(now)):
             self._use_pair(pair, "direct-recovered" if self._was_direct else "check-succeeded", now)
@@ -148,7 +150,9 @@ class PathSelector:
         return max(usable, key=self._rank, default=None)
 
     def _better(self, pairs: Iterable[Pair], current: Pair) -> Pair | None:
-        best = self._best(pairs, 1)
+        # A pair that fell silent before must answer for a while before it is preferred again.
+        steady = [pair for pair in pairs if not pair.health.failed or pair.health.streak >= ANSWERS_TO_BE_PREFERRED]
+        best = self._best(steady, 1)
         return best if best is not None and self._rank(best) > self._rank(current) else None
 
     def _rank(self, pair: Pair) -> tuple[bool, int]:

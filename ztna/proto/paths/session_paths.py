@@ -179,6 +179,7 @@ class SessionPaths:
     def packet_received(self, source: Endpoint, local: int, now: float) -> bool:
         """A QUIC packet arrived; False (counted) when nothing of this session is expected from there."""
         parts = self._parts
+        parts.now = max(parts.now, now)
         relay = parts.relay
         if relay is not None and source == relay.remote and local == relay.local:
             relay.heard(now)
@@ -197,6 +198,7 @@ class SessionPaths:
         parts = self._parts
         was_busy = now - parts.last_sent_at <= BUSY_S
         parts.last_sent_at = now
+        parts.now = max(parts.now, now)
         if not was_busy:
             parts.checklist.traffic_started(now)
             self._leave(now)
@@ -235,9 +237,9 @@ class SessionPaths:
             parts.relay.prove(now)
         parts.checklist.restart(now)
         current = parts.selector.direct
-        if current is not None and parts.selector.kind is PathKind.DIRECT and not current.health.misses:
+        if current is not None and parts.selector.kind is PathKind.DIRECT:
             # Not silence yet, but reason enough to duplicate.
-            current.health.missed(now, now)
+            current.health.suspect(now)
         self._leave(now)
 
     def peer_nat(self, mapping: str, filtering: str, allocation: str) -> None:
@@ -344,7 +346,10 @@ class SessionPaths:
         parts = self._parts
         why = refusal(candidate.endpoint, parts.gathering.own, parts.relay_endpoint)
         signalled = candidate.type in (CandidateType.HOST, CandidateType.SRFLX, CandidateType.PRFLX)
-        if why is not None or not signalled or not parts.config.direct or not is_priority(candidate.priority):
+        if not parts.config.direct:
+            parts.stats.drop_policy += 1
+            return
+        if why is not None or not signalled or not is_priority(candidate.priority):
             parts.stats.drop_candidate_refused += 1
             return
         known = candidate.endpoint in parts.pairs.remotes
