@@ -157,6 +157,10 @@ class LabDesign:
             exec=self._lab("exec", topo.BACKEND, "--"),
             logs={name: str(self.site.log_path(topo.BACKEND, name)) for name in ("echo", "httpbin")},
         )
+        for nat in (self.agent_nat, self.connector_nat):
+            if nat is not None:
+                outermost = nat.name if nat.levels < 2 else f"{nat.name}_carrier"
+                found[nat.name] = Place(kind="nat", address=nat.public_address, exec=self._lab("exec", outermost, "--"))
         return found
 
     def _lab(self, verb: str, *words: str) -> tuple[str, ...]:

@@ -191,9 +191,13 @@ class Lab:
     # -- processes ----------------------------------------------------------------------------------------------
 
     def exec_prefix(self, host: str) -> tuple[str, ...]:
-        """Argv prefix that runs a command in a host (empty on the loopback rung)."""
+        """Argv prefix that runs a command in a host or router (empty on the loopback rung).
+
+        A carrier's NAT is a namespace beside its home router's: ROUTER_carrier.
+        """
         record, place = self._look()
-        if host not in record.nodes:
+        spaces = (space.node for node in nodes.all_nodes(record) for space in nodes.spaces_of(node))
+        if host not in record.nodes and host not in spaces:
             raise LabError(f"lab run {record.run!r} has no host {host!r} (hosts: {', '.join(record.nodes) or 'none'})")
         return () if record.rung is Rung.LOOPBACK else place.inside(namespace(record.run, host))
 

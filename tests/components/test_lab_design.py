@@ -86,13 +86,16 @@ def test_the_foreign_connector_has_a_certificate_and_no_grant(monkeypatch: pytes
 
 def test_places_say_how_to_get_there_and_how_to_control_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     places = lab(monkeypatch).places()
-    assert set(places) == {"relay", "connector", "agent", "backend"}
+    assert set(places) == {"relay", "connector", "agent", "backend", "nat-agent", "nat-connector"}
     assert places["relay"].exec[1:] == ("-m", "infra.lab", "exec", "--run", RUN, "relay", "--")
     assert places["relay"].controls["kill"][1:] == ("-m", "infra.lab", "kill", "--run", RUN, "relay", "intermediate")
     assert set(places["agent"].controls) == {"start", "stop", "kill", "restart"}
     assert places["agent"].logs["agent"].endswith(f"/{RUN}/log/agent-agent.log")
     assert set(places["backend"].logs) == {"echo", "httpbin"}
     assert places["connector"].status_url == "http://127.0.0.1:9091/status"
+    assert (places["nat-agent"].kind, places["nat-agent"].exec[-2]) == ("nat", "nat-agent")
+    # Behind two levels of NAT it is the outer one that the world sees.
+    assert lab(monkeypatch, agent="cgnat").places()["nat-agent"].exec[-2] == "nat-agent_carrier"
 
 
 def test_every_checkout_has_a_run_of_its_own_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
