@@ -197,3 +197,79 @@ def test_kill_9_leaves_no_device_and_the_next_start_works() -> None:
         device.close()
 
     in_new_namespace(body)
+
+
+@pytest.mark.parametrize(
+    ("offload", "unfinished"),
+    [((True, True), False), ((True, True), True), ((True, False), False), ((False, True), False)],
+    ids=["both", "both, checksums left to the far kernel", "near", "far"],
+)
+def test_connections_cross_two_devices_in_super_segments(offload: tuple[bool, bool], unfinished: bool) -> None:
+    """Two namespaces with a device each, and a wire between them that carries 48 packets at a time."""
+    near = in_new_namespace(lambda: place(AGENT, SERVICE, offload[0]))
+    far = in_new_namespace(lambda: place(SERVICE, AGENT, offload[1]))
+    if unfinished:
+        near[0].unfinished = far[0].unfinished = frozenset(map(socket.inet_aton, (AGENT, SERVICE)))
+
+    async def exchange() -> None:
+        loop = asyncio.get_running_loop()
+        wire(loop, near[0], far[0])
+        wire(loop, far[0], near[0])
+        far[1].bind((SERVICE, 80))
+        far[1].listen()
+        accepting = asyncio.create_task(loop.sock_accept(far[1]))
+        await asyncio.wait_for(loop.sock_connect(near[1], (SERVICE, 80)), 5)
+        accepted, _ = await accepting
+        for sender, receiver in ((near[1], accepted), (accepted, near[1])):
+            data = os.urandom(3 << 20)
+            sending = asyncio.create_task(loop.sock_sendall(sender, data))
+            got = bytearray()
+            while len(got) < len(data):
+                got += await asyncio.wait_for(loop.sock_recv(receiver, 1 << 20), 5)
+            await sending
+            assert got == data
+        far[2].bind((SERVICE, 53))
+        near[2].connect((SERVICE, 53))
+        for size in (1, 64, 1272):
+            sent = [bytes([number]) * size for number in range(80)]
+            for each in sent:
+                near[2].send(each)
+            assert [await asyncio.wait_for(loop.sock_recv(far[2], 2000), 5) for _ in sent] == sent
+        near[2].setsockopt(socket.IPPROTO_UDP, 103, 1000)  # UDP_SEGMENT
+        near[2].send(b"s" * 30_500)
+        got_sizes = [len(await asyncio.wait_for(loop.sock_recv(far[2], 2000), 5)) for _ in range(31)]
+        assert got_sizes == [1000] * 30 + [500]
+        accepted.close()
+
+    try:
+        asyncio.run(exchange())
+        for device in (near[0], far[0]):
+            counters = device.counters
+            assert counters.dropped_malformed == counters.dropped_write_error == 0
+            if device.offload:
+                assert counters.read_packets > 2 * counters.read_calls
+                assert counters.written_packets > 2 * counters.write_calls
+    finally:
+        for device, *sockets in (near, far):
+            device.close()
+            for each in sockets:
+                each.close()
+
+
+def wire(loop: asyncio.AbstractEventLoop, from_device: TunDevice, to_device: TunDevice) -> None:
+    """Carry what one device reads to the other."""
+
+    def readable() -> None:
+        to_device.write_batch(from_device.read_batch(48))
+
+    from_device.start(loop, readable)
+
+
+def place(address: str, peer: str, offload: bool) -> tuple[TunDevice, socket.socket, socket.socket]:
+    """A device, a TCP and a UDP socket in this thread's namespace."""
+    device = TunDevice("tt%d", address, [peer], 1300, offload=offload)
+    sockets = (socket.socket(socket.AF_INET, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM))
+    tcp, udp = sockets
+    tcp.setblocking(False)
+    udp.setblocking(False)
+    return device, tcp, udp

@@ -3,6 +3,10 @@
 The device is not persistent: the kernel removes it, its address and its routes when the descriptor closes, which a
 kill -9 does too. Only the service addresses are routed to it (split tunnel). Configuring it speaks netlink and blocks,
 so a device is made before the event loop runs or in a thread; reading and writing never block.
+
+Where the kernel can, it hands over up to 64 KiB of one TCP connection or of UDP datagrams of one size in one read and
+takes as much in one write (IFF_VNET_HDR): packets are cut and joined here, so that neither the kernel's stack nor a
+system call is paid per packet.
 """
 
 import asyncio
@@ -11,6 +15,7 @@ import fcntl
 import os
 import socket
 import struct
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +24,22 @@ from typing import Final
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from ztna.proto import segments
+from ztna.proto.packet import IPV4_HEADER_BYTES
+
 TUN_PATH: Final = Path("/dev/net/tun")
 TUNSETIFF: Final = 0x400454CA
 TUNSETPERSIST: Final = 0x400454CB
 IFF_TUN: Final = 0x0001
 IFF_NO_PI: Final = 0x1000
+IFF_VNET_HDR: Final = 0x4000
+TUNSETOFFLOAD: Final = 0x400454D0
+# TUN_F_CSUM, TUN_F_TSO4 and TUN_F_TSO_ECN; TUN_F_USO4 and TUN_F_USO6, which go only together, from Linux 6.2 on.
+OFFLOAD_TCP: Final = 0x01 | 0x02 | 0x08
+OFFLOAD_UDP: Final = 0x20 | 0x40
 SIOCSIFMTU: Final = 0x8922
 MAX_NAME_BYTES: Final = 15
-READ_BYTES: Final = 65535
+READ_BYTES: Final = 65536
 QUEUE_PACKETS: Final = 1000
 MAX_BATCH_PACKETS: Final = 64
 MIN_MTU_BYTES: Final = 576
@@ -44,7 +57,10 @@ class TunCounters:
     read_bytes: int = 0
     written_packets: int = 0
     written_bytes: int = 0
+    read_calls: int = 0
+    write_calls: int = 0
     dropped_not_ipv4: int = 0
+    dropped_malformed: int = 0
     dropped_write_full: int = 0
     dropped_write_error: int = 0
 
@@ -54,40 +70,52 @@ class TunDevice:
 
     Args:
         name: device name, at most 15 bytes; may hold `%d`, which the kernel replaces by the next free number.
-        address: the agent's virtual IPv4 address, set as a /32.
+        address: the agent's virtual IPv4 address, set as a /32; more than one where the device stands for services.
         routes: destinations (CIDR or address text) that go through the device, and nothing else does.
         mtu_bytes: largest IP packet the kernel may hand us.
+        offload: let the kernel hand over and take super-segments, where it can.
 
     Raises:
         TunError: no /dev/net/tun, no permission, name in use, or a route or address the kernel refuses.
     """
 
-    def __init__(self, name: str, address: str, routes: Sequence[str], mtu_bytes: int) -> None:
+    def __init__(
+        self, name: str, address: str | Sequence[str], routes: Sequence[str], mtu_bytes: int, *, offload: bool = True
+    ) -> None:
         self.counters = TunCounters()
         self.mtu_bytes = mtu_bytes
-        self._fd, self.name = open_device(name)
+        self.unfinished: frozenset[bytes] = frozenset()
+        """Addresses (4 bytes) behind sessions whose far end finishes checksums as we do: to and from these they are
+        left to the kernel that delivers the packet."""
+        self._fd, self.name, self.offload = open_offloading(name) if offload else (*open_device(name), 0)
+        self._meta = bytearray(segments.META_BYTES)
+        self._buffer = bytearray(READ_BYTES)
+        self._view = memoryview(self._buffer)
+        self._waiting: deque[bytes] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_readable: Callable[[], None] = self.pause
         self._reading = False
+        self._scheduled = False
         try:
-            self._configure(address, routes)
+            self._configure([address] if isinstance(address, str) else address, routes)
         except BaseException:
             self.close()
             raise
 
-    def _configure(self, address: str, routes: Sequence[str]) -> None:
+    def _configure(self, addresses: Sequence[str], routes: Sequence[str]) -> None:
         try:
             with IPRoute() as netlink:
                 index = netlink.link_lookup(ifname=self.name)[0]
                 netlink.link("set", index=index, mtu=self.mtu_bytes, txqlen=QUEUE_PACKETS)
-                netlink.addr("replace", index=index, address=address, prefixlen=32)
+                for address in addresses:
+                    netlink.addr("replace", index=index, address=address, prefixlen=32)
                 netlink.link("set", index=index, state="up")
                 for route in routes:
                     destination = route if "/" in route else f"{route}/32"
-                    self._add_route(netlink, index, destination, address)
+                    self._add_route(netlink, index, destination, addresses[0])
         except NetlinkError as exc:
             raise TunError(
-                f"cannot configure device {self.name} with address {address}: {os.strerror(exc.code)}; "
+                f"cannot configure device {self.name} with address {', '.join(addresses)}: {os.strerror(exc.code)}; "
                 "run as root or with CAP_NET_ADMIN, or set `mode` to user"
             ) from exc
 
@@ -119,39 +147,117 @@ class TunDevice:
         if not self._reading and self._loop is not None and self._fd >= 0:
             self._loop.add_reader(self._fd, self._on_readable)
             self._reading = True
+            self._read_soon()
+
+    def _read_soon(self) -> None:
+        """Packets that wait here must be read too when the kernel's queue is empty and tells of nothing."""
+        if self._waiting and self._reading and not self._scheduled and self._loop is not None:
+            self._scheduled = True
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        self._scheduled = False
+        if self._reading:
+            self._on_readable()
 
     def read_batch(self, max_packets: int = MAX_BATCH_PACKETS) -> list[bytes]:
-        """Read until the device is empty, at most `max_packets`; anything but IPv4 is counted and dropped."""
+        """Read until the device is empty, at most `max_packets`; anything but IPv4 is counted and dropped.
+
+        What was cut from a super-segment and is over `max_packets` comes first the next time.
+        """
+        waiting = self._waiting
         batch: list[bytes] = []
-        counters = self.counters
-        read, fd = os.read, self._fd
-        for _ in range(max_packets):
-            try:
-                packet = read(fd, READ_BYTES)
-            except OSError:
-                # EAGAIN: empty. EIO: the device is down; the next packet comes after it is up again.
-                break
-            if not packet or packet[0] >> 4 != 4:
-                counters.dropped_not_ipv4 += 1
-                continue
-            counters.read_packets += 1
-            counters.read_bytes += len(packet)
-            batch.append(packet)
+        while waiting and len(batch) < max_packets:
+            batch.append(waiting.popleft())
+        read = self._read_super if self.offload else self._read_plain
+        while len(batch) < max_packets and read(batch):
+            pass
+        if len(batch) > max_packets:
+            waiting.extend(batch[max_packets:])
+            del batch[max_packets:]
+        self._read_soon()
         return batch
+
+    def _read_plain(self, batch: list[bytes]) -> bool:
+        """Append one packet; False when there is none."""
+        try:
+            packet = os.read(self._fd, READ_BYTES)
+        except OSError:
+            # EAGAIN: empty. EIO: the device is down; the next packet comes after it is up again.
+            return False
+        counters = self.counters
+        counters.read_calls += 1
+        if not packet or packet[0] >> 4 != 4:
+            counters.dropped_not_ipv4 += 1
+            return True
+        counters.read_packets += 1
+        counters.read_bytes += len(packet)
+        batch.append(packet)
+        return True
+
+    def _read_super(self, batch: list[bytes]) -> bool:
+        """The same where meta data precede each packet, which may be a super-segment."""
+        meta_bytes = self._meta
+        try:
+            size = os.readv(self._fd, (meta_bytes, self._buffer)) - segments.META_BYTES
+        except OSError:
+            return False
+        counters = self.counters
+        counters.read_calls += 1
+        if size < IPV4_HEADER_BYTES or self._buffer[0] >> 4 != 4:
+            counters.dropped_not_ipv4 += 1
+            return True
+        packet = bytes(self._view[:size])
+        if meta_bytes[0] & segments.NEEDS_CHECKSUM:
+            meta = segments.parse_meta(meta_bytes)
+            unfinished = packet[16:20] in self.unfinished
+            if meta.gso_type:
+                cut = segments.split(meta, packet, unfinished)
+            elif unfinished:
+                cut = [packet]
+            else:
+                whole = segments.finish(packet, meta.checksum_start, meta.checksum_offset)
+                cut = None if whole is None else [whole]
+            if cut is None:
+                counters.dropped_malformed += 1
+                return True
+            batch += cut
+            counters.read_packets += len(cut)
+        else:
+            batch.append(packet)
+            counters.read_packets += 1
+        counters.read_bytes += size
+        return True
 
     def write(self, packet: bytes) -> bool:
         """Give one IP packet to the kernel; False (and one counter) if it would not take it."""
+        return self.write_batch((packet,)) == 1
+
+    def write_batch(self, packets: Sequence[bytes]) -> int:
+        """Give packets to the kernel in their order; returns how many it took, the others are counted."""
+        if not self.offload:
+            return sum(self._write((packet,), 1) for packet in packets)
+        if len(packets) == 1:
+            buffers = segments.single(packets[0], packets[0][12:16] in self.unfinished)
+            return self._write(buffers, 1)
+        joined = segments.join(packets, self.unfinished, udp=bool(self.offload & OFFLOAD_UDP))
+        return sum(self._write(buffers, count) for count, buffers in joined)
+
+    def _write(self, buffers: Sequence[bytes], count: int) -> int:
+        """One write that carries `count` packets; returns how many the kernel took."""
+        counters = self.counters
         try:
-            os.write(self._fd, packet)
+            written = os.writev(self._fd, buffers)
         except (BlockingIOError, InterruptedError):
-            self.counters.dropped_write_full += 1
-            return False
+            counters.dropped_write_full += count
+            return 0
         except OSError:
-            self.counters.dropped_write_error += 1
-            return False
-        self.counters.written_packets += 1
-        self.counters.written_bytes += len(packet)
-        return True
+            counters.dropped_write_error += count
+            return 0
+        counters.write_calls += 1
+        counters.written_packets += count
+        counters.written_bytes += written
+        return count
 
     def set_mtu(self, mtu_bytes: int) -> bool:
         """Change the device's MTU; one quick ioctl. False if the kernel refused."""
@@ -173,7 +279,20 @@ class TunDevice:
             self._fd = -1
 
 
-def open_device(name: str) -> tuple[int, str]:
+def open_offloading(name: str) -> tuple[int, str, int]:
+    """Open a device as `open_device` does; returns what it offloads too, 0 where the kernel has no such thing."""
+    fd, given = open_device(name, IFF_VNET_HDR)
+    for features in (OFFLOAD_TCP | OFFLOAD_UDP, OFFLOAD_TCP):
+        try:
+            fcntl.ioctl(fd, TUNSETOFFLOAD, features)
+        except OSError:
+            continue
+        return fd, given, features
+    os.close(fd)
+    return (*open_device(given), 0)
+
+
+def open_device(name: str, flags: int = 0) -> tuple[int, str]:
     """Open a non-persistent TUN device; returns (non-blocking descriptor, name given). Raises TunError."""
     encoded = name.encode()
     if not encoded or len(encoded) > MAX_NAME_BYTES:
@@ -183,7 +302,7 @@ def open_device(name: str) -> tuple[int, str]:
     except OSError as exc:
         raise TunError(_open_failure(exc)) from exc
     try:
-        granted = fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH14x", encoded, IFF_TUN | IFF_NO_PI))
+        granted = fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH14x", encoded, IFF_TUN | IFF_NO_PI | flags))
         # A device left persistent by other software goes away with this descriptor too.
         fcntl.ioctl(fd, TUNSETPERSIST, 0)
     except OSError as exc:
