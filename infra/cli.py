@@ -8,12 +8,12 @@ from typing import Final
 
 import typer
 
-from infra import cli_access, cli_config, cli_graph, cli_paths, cli_profile, cli_stack
+from infra import cli_access, cli_config, cli_demo, cli_graph, cli_paths, cli_profile, cli_stack
 from infra.cli_common import EXIT_CODES
 from ztna import cli as roles
 
 EPILOG: Final = "Exit codes: " + "; ".join(f"{code.value} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
-MOUNTED: Final = ("intermediate", "connector", "agent", "doctor")
+MOUNTED: Final = ("intermediate", "connector", "agent", "relay", "doctor")
 """Role commands of `python -m ztna` that `ztna` offers too; `status` is the stack's here."""
 
 
@@ -55,6 +55,7 @@ for access in (cli_profile.profile, cli_access.status, cli_access.logs, cli_acce
     app.command(rich_help_panel=USE, epilog=EPILOG)(access)
 for about in (cli_paths.why, cli_paths.prove):
     app.command(rich_help_panel=USE, epilog=cli_paths.EPILOG)(about)
+app.add_typer(cli_demo.app, name="demo", rich_help_panel=USE)
 
 
 def mount(source: typer.Typer) -> None:

@@ -256,6 +256,32 @@ def run_watch(arguments: argparse.Namespace) -> Json:
             "gaps": find_gaps([started, *arrivals, ended], GAP_INTERVALS * interval_s)}  # fmt: skip
 
 
+def run_trace(arguments: argparse.Namespace) -> Json:
+    """An echo each INTERVAL for SECONDS: `samples` are [Unix seconds of sending, RTT in ms or null], in order."""
+    interval_s = arguments.interval_ms / 1000
+    count = max(1, int(arguments.seconds / interval_s))
+    sent_at: list[float] = []
+    rtt_ms: list[float | None] = [None] * count
+    with open_socket(arguments.target) as sock:
+        begin, offset = time.monotonic(), time.time() - time.monotonic()
+        end = begin + count * interval_s + arguments.timeout_s
+        while (now := time.monotonic()) < end and (len(sent_at) < count or None in rtt_ms):
+            due = begin + len(sent_at) * interval_s
+            if len(sent_at) < count and now >= due:
+                sent_at.append(now)
+                _send_ignoring_icmp(sock, _HEADER.pack(0, len(sent_at) - 1, 0) + bytes(48))
+                continue
+            sock.settimeout(max(0.0005, min(due if len(sent_at) < count else end, end) - now))
+            try:
+                received = sock.recv(_MAX_PACKET_BYTES)
+            except (TimeoutError, ConnectionError):
+                continue
+            sequence = _HEADER.unpack_from(received)[1] if len(received) >= HEADER_BYTES else count
+            if sequence < len(sent_at) and rtt_ms[sequence] is None:
+                rtt_ms[sequence] = round((time.monotonic() - sent_at[sequence]) * 1000, 3)
+    return {"samples": [[round(offset + at, 4), rtt_ms[number]] for number, at in enumerate(sent_at)]}
+
+
 def find_gaps(times: list[float], longer_than_s: float) -> list[Json]:
     """The spells between neighbouring times that exceed `longer_than_s`."""
     return [

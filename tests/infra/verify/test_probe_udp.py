@@ -4,6 +4,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -139,6 +140,18 @@ def test_watch_ends_soon_after_the_outage_it_waits_for(capsys: pytest.CaptureFix
     assert isinstance(ended, float)
     assert 0.8 < ended - started < 5
     assert len(result["gaps"]) == 1  # type: ignore[arg-type]
+
+
+def test_a_trace_has_the_time_and_the_rtt_of_each_echo(capsys: pytest.CaptureFixture[str]) -> None:
+    with echo_server(lambda data, number: None if number in (3, 4) else data) as target:
+        arguments = ("--interval-ms", "10", "--seconds", "0.2", "--timeout-s", "0.3")
+        samples = run(capsys, "udp-trace", "--target", target, *arguments)["samples"]
+    assert isinstance(samples, list)
+    assert [number for number, (_, rtt) in enumerate(samples) if rtt is None] == [3, 4]
+    assert len(samples) == 20
+    times = [at for at, _ in samples]
+    assert times == sorted(times)
+    assert abs(times[0] - time.time()) < 30
 
 
 def test_gaps_are_strictly_longer() -> None:
