@@ -2,6 +2,7 @@
 
 import math
 import ssl
+from collections.abc import Sequence
 from typing import Final
 
 from aioquic._buffer import Buffer
@@ -68,13 +69,22 @@ class AioquicCore(CoreBase):
             if connection is None:
                 return
         frames = connection.receive(packet, PEER, now)
-        if frames is None:
-            self._drain(connection, now)
-            connection.acknowledge_now(now)
-        else:
+        if frames:
             for frame in frames:
                 self._datagram(frame)
             connection.pace_acknowledgements(now)
+        elif frames is None:
+            # A keepalive, a size probe, a handshake: no answer will come for it, and its sender waits.
+            connection.acknowledge_now(now)
+            self._drain(connection, now)
+
+    def _feed_all(self, packets: Sequence[bytes], now: float) -> None:
+        super()._feed_all(packets, now)
+        connection = self._connection
+        if connection is not None and connection.has_events:
+            # Stream data, taken the short way: one acknowledgement for the batch.
+            connection.acknowledge_now(now)
+            self._drain(connection, now)
 
     def _accept(self, packet: bytes) -> SessionConnection | None:
         """A server's connection begins with the first Initial, whose destination connection ID its keys come from."""
@@ -90,11 +100,19 @@ class AioquicCore(CoreBase):
         return self._connection
 
     def _drain(self, connection: SessionConnection, now: float) -> None:
+        run: list[bytes] = []
+        run_id, run_fin = -1, False
         while (event := connection.next_event()) is not None:
             if isinstance(event, events.StreamDataReceived):
-                connection.consumed(len(event.data))
-                self._stream_data(event.stream_id, event.data, event.end_stream)
-            elif isinstance(event, events.DatagramFrameReceived):
+                if event.stream_id != run_id:
+                    self._stream_run(connection, run_id, run, run_fin)
+                    run, run_id = [], event.stream_id
+                run.append(event.data)
+                run_fin = event.end_stream
+                continue
+            self._stream_run(connection, run_id, run, run_fin)
+            run, run_id = [], -1
+            if isinstance(event, events.DatagramFrameReceived):
                 self._datagram(event.data)
             elif isinstance(event, events.StreamReset):
                 self._stream_reset(event.stream_id, event.error_code)
@@ -102,12 +120,20 @@ class AioquicCore(CoreBase):
                 self._stream_stopped(event.stream_id, event.error_code)
             elif isinstance(event, events.HandshakeCompleted):
                 self._handshake_done(event.alpn_protocol or "", connection.peer_certificate_chain())
+        self._stream_run(connection, run_id, run, run_fin)
         if connection.is_ended:
             self._ended(connection)
         elif not self._confirmed and connection.is_confirmed and self.established:
             self._confirmed = True
             connection.trim()
             self._probe_at = now
+
+    def _stream_run(self, connection: SessionConnection, stream_id: int, run: list[bytes], fin: bool) -> None:
+        """Data of one stream that came in one batch, as one event."""
+        if run:
+            data = b"".join(run)
+            connection.consumed(len(data))
+            self._stream_data(stream_id, data, fin)
 
     def _ended(self, connection: SessionConnection) -> None:
         event = connection.close_event
@@ -235,6 +261,10 @@ class AioquicCore(CoreBase):
     def _close_wire(self, code: int, reason: str, *, application: bool) -> None:
         if self._connection is not None:
             self._connection.close(error_code=code, frame_type=None if application else 0, reason_phrase=reason)
+
+    def _update_keys(self) -> None:
+        if self._connection is not None:
+            self._connection.request_key_update()
 
     def _lost_and_sent(self) -> tuple[int, int]:
         connection = self._connection

@@ -12,9 +12,9 @@ from aioquic.quic.packet_builder import QuicPacketBuilder, QuicSentPacket
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 
-from ztna.io.quic_connection import GuardedConnection
 from ztna.io.quic_parts import SizeAwareReno
 from ztna.io.quic_types import ConnectionLimits
+from ztna.io.session.core_aioquic_bulk import BulkConnection
 
 PEER: Final = ("peer", 0)
 """What aioquic takes for the peer's address. Packets come and go by whatever path there is; it never learns which."""
@@ -53,7 +53,7 @@ class Windows:
     connection_bytes: int
 
 
-class SessionConnection(GuardedConnection):
+class SessionConnection(BulkConnection):
     """One session's connection on aioquic."""
 
     def __init__(

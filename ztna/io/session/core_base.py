@@ -30,6 +30,9 @@ ERRORS_IN_A_ROW: Final = 8
 FLOW_CONTROL_ERROR: Final = 0x03
 INTERNAL_ERROR: Final = 0x01
 NUDGES: Final = 3
+REKEY_PACKETS: Final = 4_194_304
+"""Half of what AES-GCM may protect under one key (RFC 9001 s6.6)."""
+
 PANIC: Final = "PanicException"
 LOSS_SAMPLE_PACKETS: Final = 64
 DEFAULT_RTT_S: Final = 0.1
@@ -60,6 +63,7 @@ class CoreBase:
         self._nudge_at = math.inf
         self._payload_told = 0
         self._loss_seen = (0, 0)
+        self._rekey_at = REKEY_PACKETS
         self._streams = SessionStreams(self, settings.limits, self.stats, is_client=is_client)
 
     # what a subclass provides
@@ -83,6 +87,10 @@ class CoreBase:
         raise NotImplementedError
 
     def _close_wire(self, code: int, reason: str, *, application: bool) -> None:
+        raise NotImplementedError
+
+    def _update_keys(self) -> None:
+        """Protect what follows with new keys (RFC 9001 s6)."""
         raise NotImplementedError
 
     def _lost_and_sent(self) -> tuple[int, int]:
@@ -128,7 +136,10 @@ class CoreBase:
             self._deadline = now + self.settings.handshake_timeout_s
         self._nudges = 0
         self._nudge_at = math.inf
-        self._feed_all(packets, now)
+        try:
+            self._feed_all(packets, now)
+        except BaseException as exc:
+            self._failed(exc)
         self._after(now)
 
     def packets(self, now: float) -> list[bytes]:
@@ -141,6 +152,9 @@ class CoreBase:
         except BaseException as exc:
             self._failed(exc)
         self.stats.packets_sent += len(built)
+        if self.stats.packets_sent >= self._rekey_at and self.established:
+            self._rekey_at += REKEY_PACKETS
+            self._update_keys()
         self._after(now)
         return built
 
@@ -178,8 +192,6 @@ class CoreBase:
                 continue
             try:
                 self._feed(packet, now)
-            except CreditViolation as exc:
-                self._end(FLOW_CONTROL_ERROR, str(exc))
             except BaseException as exc:
                 self._failed(exc)
             else:
@@ -251,9 +263,15 @@ class CoreBase:
         self._events.append(HandshakeDone(alpn))
 
     def _stream_data(self, stream_id: int, data: bytes, fin: bool) -> None:
-        if self.closed or not self._streams.received(stream_id, data, fin):
+        if self.closed:
             return
-        self._events.append(StreamReceived(stream_id, data, fin))
+        try:
+            ours = self._streams.received(stream_id, data, fin)
+        except CreditViolation as exc:
+            self._end(FLOW_CONTROL_ERROR, str(exc))
+            return
+        if ours:
+            self._events.append(StreamReceived(stream_id, data, fin))
 
     def _stream_reset(self, stream_id: int, code: int) -> None:
         if not self.closed and self._streams.was_reset(stream_id):

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ztna.io.quic_parts import MIN_UDP_PAYLOAD
 from ztna.io.session.core import SessionTls
-from ztna.io.session.core_base import CoreBase
+from ztna.io.session.core_base import DEFAULT_RTT_S, CoreBase
 from ztna.io.session.core_qh3_connection import MAX_DATAGRAM_BYTES, Qh3Connection
 
 SHORT_HEADER: Final = 1 + 2 + 16 + 3
@@ -19,12 +19,34 @@ SHORT_HEADER: Final = 1 + 2 + 16 + 3
 
 PACKETS_PER_CALL: Final = 512
 FLOOD_BYTES: Final = 1_048_576
-ENHANCE_YOUR_CALM: Final = 0x01
+PROTOCOL_VIOLATION: Final = 0x0A
 SETTLE_S: Final = 2.0
 TRICKLE_BYTES: Final = 1024
+SIZE_ASKED_S: Final = 0.02
 LOSSES: Final = 4
 BLACK_HOLE_S: Final = 0.25
+BLACK_HOLE_VERDICTS: Final = 2
 PROBE_TIMEOUTS: Final = 3
+
+
+class LargePackets:
+    """What became of packets beyond 1200 bytes, told by counts alone: the native core tells no more."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.suspicion = 0
+        self._mark = (0, 0, 0, 0.0)
+
+    def judge(self, core: Any, now: float, interval_s: float) -> bool:
+        """Whether, two intervals in a row, as many packets were lost as large ones were settled."""
+        sent, flying, lost, at = self._mark
+        if now - at < interval_s:
+            return False
+        out = sum(size > MIN_UDP_PAYLOAD for _, size, _ in core.outstanding_application_packets)
+        self._mark = (self.sent, out, core.loss_total, now)
+        settled, losses = self.sent - sent + flying - out, core.loss_total - lost
+        self.suspicion = self.suspicion + 1 if LOSSES <= settled <= losses else 0
+        return self.suspicion >= BLACK_HOLE_VERDICTS
 
 
 class Qh3Core(CoreBase):
@@ -37,9 +59,10 @@ class Qh3Core(CoreBase):
         self._connection: Qh3Connection | None = Qh3Connection(settings, now) if is_client else None
         self._over = False
         self._peak_window = 0
-        self._large_sent = 0
-        self._large_mark = (0, 0, 0.0)
         self._heard_at = now
+        self._size = MIN_UDP_PAYLOAD
+        self._size_asked_at = now
+        self._sizes = LargePackets()
         # A server's native core cannot grow its payloads: it is made large, and held small until the path is known.
         self._cleared = is_client
         self._clear_by = math.inf
@@ -60,6 +83,10 @@ class Qh3Core(CoreBase):
             super()._feed_all(packets, now)
             return
         self._heard_at = now
+        audit = connection.audit
+        if audit is not None and (drawn := audit.due(len(packets))) is not None and audit.overdrawn(packets[drawn]):
+            self._end(PROTOCOL_VIOLATION, "too many control frames")
+            return
         try:
             connection.receive(packets, now)
         except Exception:
@@ -84,6 +111,7 @@ class Qh3Core(CoreBase):
             if taken and not self._cleared and len(packet) >= connection.udp_payload_bytes:
                 # What the peer's probe could pass will pass the other way too.
                 self._cleared = True
+                self._size = connection.udp_payload_bytes
             self._take(connection)
             return
         self._shake_hands(connection, packet, now)
@@ -99,11 +127,17 @@ class Qh3Core(CoreBase):
             self._report_closed(*connection.failure, by_peer=False)
 
     def _take(self, connection: Qh3Connection) -> None:
-        take = connection.core.next_event
+        take, inbox, stats = connection.core.next_event, self._inbox, self.stats
+        most = self.settings.limits.datagrams_received
         while (event := take()) is not None:
             kind = event[0]
             if kind == "datagram":
-                self._datagram(event[1])
+                if self.established:
+                    stats.datagrams_received += 1
+                    if len(inbox) < most:
+                        inbox.append(event[1])
+                    else:
+                        stats.datagrams_dropped_unread += 1
             elif kind == "stream_data":
                 self._stream_data(event[1], event[2], event[3])
             else:
@@ -144,6 +178,8 @@ class Qh3Core(CoreBase):
         while self._trickle and not core.get_send_buffer_size():
             core.send_stream(*self._trickle.pop(0))
             packets += self._poll(core, now)
+        if self._size > MIN_UDP_PAYLOAD:
+            self._sizes.sent += sum(len(packet) > MIN_UDP_PAYLOAD for packet in packets)
         if core.has_events:
             self._take(connection)
         return packets
@@ -180,16 +216,38 @@ class Qh3Core(CoreBase):
         if window > self._peak_window:
             self._peak_window = window
         if flying > self._peak_window + FLOOD_BYTES:
-            self._end(ENHANCE_YOUR_CALM, "too much asked for")
+            self._end(PROTOCOL_VIOLATION, "too many answers asked for")
             return
-        if not self._cleared and now >= self._clear_by:
-            self._cap(connection)
+        if not self._cleared:
+            if now >= self._clear_by:
+                self._cap(connection)
+        elif now >= self._size_asked_at + SIZE_ASKED_S:
+            self._size_asked_at = now
+            self._size = connection.udp_payload_bytes
+            if self._size > MIN_UDP_PAYLOAD and self._swallowed(connection, now):
+                self._cap(connection)
 
     # size of UDP payloads
 
+    def _swallowed(self, connection: Qh3Connection, now: float) -> bool:
+        """Whether the path seems to swallow large packets (RFC 8899 s4.3)."""
+        core = connection.core
+        if core.pto_count >= PROBE_TIMEOUTS:
+            # Nothing is acknowledged although the peer is heard: what is sent again and again does not pass.
+            return now - self._heard_at < SIZE_ASKED_S + 4 * (core.smoothed_rtt or DEFAULT_RTT_S)
+        suspicion = self._sizes.suspicion
+        lost = self._sizes.judge(core, now, max(BLACK_HOLE_S, 3 * (core.smoothed_rtt or DEFAULT_RTT_S)))
+        if self._sizes.suspicion > suspicion:
+            self.ping()
+        return lost
+
     def _cap(self, connection: Qh3Connection) -> None:
+        """Small packets from now on; the native core cannot grow them again."""
         connection.cap_payload(MIN_UDP_PAYLOAD)
+        if self._cleared:
+            self.stats.payload_shrunk += 1
         self._cleared = True
+        self._size = connection.udp_payload_bytes
         self._drop_oversize()
 
     # time
@@ -207,6 +265,8 @@ class Qh3Core(CoreBase):
         if connection is None:
             return
         connection.core.handle_timer(now)
+        if self.established:
+            self._limits(connection, now)
         self._take(connection)
 
     # streams (core_streams.Engine)
@@ -269,6 +329,10 @@ class Qh3Core(CoreBase):
             return
         self._connection.core.close(code, None if application else 0, reason.encode()[:128])
 
+    def _update_keys(self) -> None:
+        if self._connection is not None:
+            self._connection.core.request_key_update()
+
     def _lost_and_sent(self) -> tuple[int, int]:
         connection = self._connection
         return (int(connection.core.loss_total), self.stats.packets_sent) if connection is not None else (0, 0)
@@ -284,6 +348,5 @@ class Qh3Core(CoreBase):
         connection = self._connection
         if connection is None or not self.established:
             return 0
-        size = connection.udp_payload_bytes if self._cleared else MIN_UDP_PAYLOAD
-        fits = min(size, connection.peer_udp_payload) - SHORT_HEADER - connection.peer_cid_bytes
+        fits = min(self._size, connection.peer_udp_payload) - SHORT_HEADER - connection.peer_cid_bytes
         return max(0, min(fits, connection.peer_datagram_frame - 3))

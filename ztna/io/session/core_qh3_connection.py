@@ -18,6 +18,7 @@ from qh3.quic.tls_bridge import QuicTlsBridgeError
 from ztna.io.quic_config import MAX_DATAGRAM_FRAME_BYTES
 from ztna.io.quic_parts import MIN_UDP_PAYLOAD
 from ztna.io.session.core import SessionTls
+from ztna.io.session.core_qh3_audit import FrameAudit
 from ztna.io.session.core_qh3_tls import (
     ACK_DELAY_EXPONENT,
     ACTIVE_CONNECTION_IDS,
@@ -59,6 +60,7 @@ class Qh3Connection:
         self.peer_udp_payload = MAX_DATAGRAM_BYTES
         self.peer_datagram_frame = 0
         self.failure: tuple[int, str] | None = None
+        self.audit: FrameAudit | None = None
         self._peer_limits: tuple[Any, ...] | None = None
 
     def _make_core(self, now: float) -> QuicConnectionCore:
@@ -171,6 +173,8 @@ class Qh3Connection:
                 secret.secret,
                 secret.version,
             )
+            if secret.direction == tls.Direction.DECRYPT and secret.epoch == tls.Epoch.ONE_RTT:
+                self.audit = FrameAudit(int(secret.cipher_suite), secret.secret, CID_BYTES)
         while (crypto := bridge.next_crypto_data()) is not None:
             core.send_crypto(int(crypto.epoch), crypto.offset, crypto.data)
         if self._peer_limits is None and bridge.remote_transport_parameters is not None:
