@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
-from ztna.config import AgentConfig, ConnectorConfig
+from ztna.config import AgentConfig, ConfigError, ConnectorConfig
 from ztna.io import logs, runtime
 from ztna.io.certs import file_warnings, load_anchors, load_credentials
 from ztna.io.http import HttpServer, Response, role_routes
 from ztna.io.logs import Logger
 from ztna.io.metrics import CONTENT_TYPE, Sample, counters_of, render
-from ztna.io.quic_types import ClientSettings, ConnectionLimits
+from ztna.io.quic_types import ALPN, ALPN_V2, ClientSettings, ConnectionLimits
 from ztna.io.udp import UdpSocket
 from ztna.io.uplink import Uplink
 from ztna.proto.registration import RegistrationState
@@ -44,19 +44,25 @@ class Role(Protocol):
 def client_settings(config: AgentConfig | ConnectorConfig, limits: ConnectionLimits | None = None) -> ClientSettings:
     """QUIC settings from a config, certificates read now.
 
+    `ztna-v2` is offered first; without a certificate there is nothing to prove who we are with, so only `ztna-v1` is.
+
     Raises:
-        ConfigError: a certificate is unreadable, expired, or of another CA.
+        ConfigError: a certificate is unreadable, expired, or of another CA, or missing where `ztna-v2` is demanded.
     """
     tls = config.tls
     anchors = load_anchors(tls.ca) if tls.ca is not None else None
     credentials = None
     if tls.certificate is not None and tls.key is not None:
         credentials = load_credentials(tls.certificate, tls.key, anchors)
+    elif config.protocol == "v2":
+        raise ConfigError("protocol: v2 needs cert_path and key_path, to prove who we are; set them, or auto")
+    protocol = config.protocol if credentials is not None else "v1"
     return ClientSettings(
         ca_pem=anchors.pem if anchors is not None else b"",
         server_name=config.relay.server_name,
         verify_peer=tls.verify_peer,
         credentials=credentials,
+        alpn={"v1": (ALPN,), "v2": (ALPN_V2,)}.get(protocol, (ALPN_V2, ALPN)),
         keepalive_s=KEEPALIVE_S,
         limits=limits or ConnectionLimits(),
     )
@@ -125,14 +131,15 @@ def _process_status(name: str, config: AgentConfig | ConnectorConfig, started: f
 
 
 def uplink_not_ready(uplink: Uplink) -> str | None:
-    """Why a client is not usable, None if it is: connected, and every service registered."""
+    """Why a client is not usable, None if it is: connected, and every service registered or waited for as standby."""
     if not uplink.control.is_connected:
         return f"not connected to the relay: {uplink.last_problem}"
     states = uplink.control.registrations
     denied = [service for service, state in states.items() if state is RegistrationState.DENIED]
     if denied:
         return f"registration denied for {', '.join(denied)}: the certificate or the policy does not grant it"
-    waiting = [service for service, state in states.items() if state is not RegistrationState.REGISTERED]
+    settled = (RegistrationState.REGISTERED, RegistrationState.STANDBY)
+    waiting = [service for service, state in states.items() if state not in settled]
     return f"waiting for registration of {', '.join(waiting)}" if waiting else None
 
 
@@ -145,6 +152,7 @@ def uplink_status(uplink: Uplink, udp: UdpSocket, virtual_ips: Mapping[str, str 
     return {
         "state": state,
         "not_ready": reason,
+        "protocol": None if peer is None else peer.alpn,
         "relay": None if relay is None else f"{relay[0]}:{relay[1]}",
         "local_address": f"{udp.local_address[0]}:{udp.local_address[1]}",
         "observed_address": None if observed is None else f"{observed.ip}:{observed.port}",
@@ -166,6 +174,7 @@ def uplink_samples(prefix: str, uplink: Uplink, udp: UdpSocket, started: float) 
         Sample(f"{prefix}_ready", "1 if connected and registered", uplink_not_ready(uplink) is None, "gauge"),
         Sample(f"{prefix}_reconnections", "Attempts after the first", max(0, uplink.counters.dials - 1)),
         *counters_of(f"{prefix}_uplink", "Connection to the relay", uplink.counters),
+        *counters_of(f"{prefix}_control_stream", "Control stream of ztna-v2", uplink.sessions.stats),
         *counters_of(f"{prefix}_udp", "UDP socket", udp.counters),
         *counters_of(f"{prefix}_quic", "QUIC endpoint", uplink.endpoint.counters),
     ]

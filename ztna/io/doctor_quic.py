@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ztna.config import AgentConfig, ConfigError, ConnectorConfig
 from ztna.io.client_role import client_settings
 from ztna.io.quic import QuicEndpoint
 from ztna.io.quic_peer import Peer
-from ztna.io.quic_types import Closed, Connected, PayloadLimit, PeerEvent
+from ztna.io.quic_types import ALPN, Closed, Connected, PayloadLimit, PeerEvent
 from ztna.io.udp import Address, UdpSocket
 from ztna.proto.errors import WireError
 from ztna.proto.wire import ObservedAddress, RegisterAgent, RegistrationAck, RegistrationNack, decode
@@ -100,7 +100,8 @@ async def shake_hands(server: Address, config: AgentConfig | ConnectorConfig, co
     """
     result = Handshakes()
     try:
-        settings = client_settings(config)
+        # What is examined is the path, for which the older protocol needs the fewest messages.
+        settings = replace(client_settings(config), alpn=(ALPN,))
     except ConfigError as exc:
         result.errors.append(str(exc))
         return result

@@ -2,6 +2,8 @@
 
     socket -> STUN hook | QUIC endpoint -> core -> commands -> QUIC endpoint -> socket
 
+ALPN tells the protocols apart: streams of `ztna-v2` go to `ztna.proto.control.server`, everything else to the core.
+
 One thread, one loop. SIGHUP reads the config file's certificates and policy again for what comes from then on; a
 failure keeps the old ones and says why. SIGTERM and SIGINT close every connection and exit with 0 within 3 seconds.
 """
@@ -10,6 +12,7 @@ import asyncio
 import contextlib
 import math
 import os
+import secrets
 import signal
 import time
 from collections.abc import Callable
@@ -18,12 +21,14 @@ from typing import Any, Final
 
 from ztna.config import ConfigError, IntermediateConfig, load_intermediate
 from ztna.io.http import HttpServer, Response, role_routes
+from ztna.io.intermediate_status import samples_of, status_of
 from ztna.io.logs import Logger, setup
-from ztna.io.material import load_material, load_policy, relay_limits
-from ztna.io.metrics import CONTENT_TYPE, Sample, counters_of, render
+from ztna.io.material import control_limits, load_material, load_policy, relay_limits
+from ztna.io.metrics import CONTENT_TYPE, render
 from ztna.io.quic import QuicEndpoint
 from ztna.io.quic_peer import Peer
 from ztna.io.quic_types import (
+    ALPN_V2,
     AddressChanged,
     Closed,
     Connected,
@@ -34,19 +39,25 @@ from ztna.io.quic_types import (
 from ztna.io.runtime import on_signals, settle_memory, version
 from ztna.io.runtime import run as run_loop
 from ztna.io.stun import StunResponder
-from ztna.io.udp import UdpSocket
-from ztna.proto.commands import CloseConnection, Note, SendDatagram, SendStream
+from ztna.io.udp import Address, UdpSocket
+from ztna.proto.commands import CloseConnection, CloseRelay, Note, OpenRelay, SendDatagram, SendStream
+from ztna.proto.control.server import ControlServer
 from ztna.proto.identity import Identity
 from ztna.proto.intermediate import Intermediate
 from ztna.proto.policy import Policy
 
 DRAIN_REASON: Final = "server shutting down"
-DRAIN_S: Final = 2.5
+DRAIN_S: Final = 2.4
+DRAIN_NOTICE_S: Final = 0.1
+CONTROL_FULL: Final = "control stream is full"
 POLICY_CHECK_S: Final = 2.0
 
 
 class IntermediateServer:
     """One running intermediate. `start`, then `stop`; `reload` in between.
+
+    `on_relay_command` takes OpenRelay and CloseRelay, `on_session_proven` each authentic STUN request of a session's
+    member (session, role, counter, source); who forwards packets of sessions sets them before `start`.
 
     Args:
         reread: returns the config to use at a reload (SIGHUP), raising ConfigError.
@@ -72,6 +83,8 @@ class IntermediateServer:
         self._policy_task: asyncio.Task[None] | None = None
         self.reloads = 0
         self.reload_failures = 0
+        self.on_relay_command: Callable[[OpenRelay | CloseRelay], None] | None = None
+        self.on_session_proven: Callable[[bytes, str, int, Address], object] = lambda *_: None
 
     async def start(self) -> None:
         """Bind the ports and serve.
@@ -81,10 +94,22 @@ class IntermediateServer:
             UdpBindError, HttpBindError: a port cannot be bound.
         """
         config, loop = self.config, asyncio.get_running_loop()
-        material = load_material(config)
+        material = self._material = load_material(config)
         self._policy_stamp = _stamp(config.policy_path)
+        limits = control_limits(config)
         self.core = Intermediate(
-            material.policy, allow_anonymous=config.allow_anonymous_v1, limits=relay_limits(config)
+            material.policy,
+            allow_anonymous=config.allow_anonymous_v1,
+            limits=relay_limits(config),
+            control_limits=limits,
+        )
+        self.control = ControlServer(
+            self.core,
+            verify=lambda *proof: self._material.verify(*proof),
+            random=secrets.token_bytes,
+            rtt_s=self._rtt_s,
+            limits=limits,
+            lease_s=material.settings.idle_timeout_s,
         )
         self.udp = UdpSocket(config.bind_addr, config.port)
         try:
@@ -130,20 +155,33 @@ class IntermediateServer:
             alternate_addr=config.alternate_addr,
             external_ip=config.external_ip,
             clock=self._clock,
+            session_binding=self.control.session_key,
+            session_proven=lambda *proven: self.on_session_proven(*proven),
         )
         if config.alternate_port is not None:
             responder.start(loop)
+        corners = sorted(responder.corners.items())
+        # Clients know the primary address and port as what they dialled.
+        self.control.stun = tuple(
+            (host if corner[0] else "", port if any(corner) else 0) for corner, (host, port) in corners
+        )
         return responder
 
     async def stop(self) -> None:
-        """Close every connection with `server shutting down`, within 3 s; then free the ports."""
+        """Tell members, close every connection with `server shutting down`, within 3 s; then free the ports."""
         self._draining = True
         if self._policy_task is not None:
             self._policy_task.cancel()
+        self.log.info("draining", connections=self.endpoint.established_count)
+        self.endpoint.set_server(None)
+        if self.endpoint.peers and self.control.drain(DRAIN_S):
+            self._drain_commands()
+            self.endpoint.flush()
+            # A close frame discards what is queued before it.
+            await asyncio.sleep(DRAIN_NOTICE_S)
+        await self.endpoint.drain(0, DRAIN_REASON, DRAIN_S)
         if self._core_timer is not None:
             self._core_timer.cancel()
-        self.log.info("draining", connections=self.endpoint.established_count)
-        await self.endpoint.drain(0, DRAIN_REASON, DRAIN_S)
         self.endpoint.close()
         self.stun.close()
         with contextlib.suppress(TimeoutError):
@@ -162,7 +200,7 @@ class IntermediateServer:
         self._policy_stamp = _stamp(config.policy_path)
         fixed = ("bind_addr", "port", "alternate_port", "alternate_addr", "external_ip", "http", "limits")
         changed = [name for name in fixed if getattr(config, name) != getattr(self.config, name)]
-        self.config = config
+        self.config, self._material = config, material
         self.endpoint.set_server(material.settings)
         self._set_policy(material.policy)
         self.reloads += 1
@@ -195,20 +233,24 @@ class IntermediateServer:
             self.log.info("policy reloaded")
 
     def _on_event(self, peer: Peer, event: PeerEvent) -> None:
-        now = self._clock()
+        now, conn = self._clock(), peer.conn_id
+        core = self.control if peer.alpn == ALPN_V2 else self.core
         match event:
             case StreamReceived(stream_id, data, fin):
-                self.core.stream_received(peer.conn_id, stream_id, data, fin, now)
+                core.stream_received(conn, stream_id, data, fin, now)
             case Connected():
                 identity = peer.identity
                 assert identity is None or isinstance(identity, Identity)
-                self._peers[peer.conn_id] = peer
-                self.core.connection_opened(peer.conn_id, identity, peer.address, now)
+                self._peers[conn] = peer
+                if core is self.control:
+                    self.control.connection_opened(conn, peer.address, peer.leaf_sha256, now, identity)
+                else:
+                    self.core.connection_opened(conn, identity, peer.address, now)
             case AddressChanged(address):
-                self.core.address_changed(peer.conn_id, address, now)
+                core.address_changed(conn, address, now)
             case Closed():
-                self._peers.pop(peer.conn_id, None)
-                self.core.connection_closed(peer.conn_id, now)
+                self._peers.pop(conn, None)
+                core.connection_closed(conn, now)
 
     def _on_datagram(self, peer: Peer, data: bytes) -> None:
         self.core.datagram_received(peer.conn_id, data, self._clock())
@@ -222,7 +264,7 @@ class IntermediateServer:
                     peer.send_datagram(command.data)
             else:
                 self._do(command)
-        due = self.core.get_timer()
+        due = min((at for at in (self.core.get_timer(), self.control.get_timer()) if at is not None), default=None)
         if due is not None and due < self._core_timer_at:
             if self._core_timer is not None:
                 self._core_timer.cancel()
@@ -230,25 +272,47 @@ class IntermediateServer:
             delay = max(0.001, due - self._clock())
             self._core_timer = asyncio.get_running_loop().call_later(delay, self._core_timer_fired)
 
-    def _do(self, command: SendStream | CloseConnection | Note) -> None:
+    def _do(self, command: SendStream | CloseConnection | OpenRelay | CloseRelay | Note) -> None:
         if isinstance(command, Note):
             getattr(self.log, command.level)(command.event, **command.fields)
+            return
+        if isinstance(command, OpenRelay | CloseRelay):
+            if self.on_relay_command is not None:
+                self.on_relay_command(command)
             return
         peer = self._peers.get(command.conn)
         if peer is None:
             return
-        if isinstance(command, SendStream):
-            opens = command.stream_id == 1 and not peer.has_stream(1)
-            peer.send_stream(None if opens else command.stream_id, command.data)
-        else:
+        if isinstance(command, CloseConnection):
             peer.close(command.code, command.reason, transport=True)
+            return
+        opens = command.stream_id == 1 and not peer.has_stream(1)
+        sent = peer.send_stream(None if opens else command.stream_id, command.data)
+        if sent < 0 and peer.alpn == ALPN_V2:
+            # Its messages depend on each other: a member that does not take them must begin anew.
+            peer.close(0, CONTROL_FULL)
+
+    def _rtt_s(self, conn: int) -> float | None:
+        peer = self._peers.get(conn)
+        return None if peer is None else peer.rtt_s
 
     def _core_timer_fired(self) -> None:
         self._core_timer = None
         self._core_timer_at = math.inf
-        self.core.handle_timer(self._clock())
+        now = self._clock()
+        self.core.handle_timer(now)
+        self.control.handle_timer(now)
         self._drain_commands()
         self.endpoint.flush()
+
+    def now(self) -> float:
+        """The monotonic time of this intermediate."""
+        return self._clock()
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since it was made."""
+        return self._clock() - self._started_at
 
     def _on_problem(self, where: str, exc: Exception) -> None:
         if isinstance(exc, PeerRejected):
@@ -262,57 +326,10 @@ class IntermediateServer:
 
     def status(self) -> dict[str, Any]:
         """What /status shows."""
-        services = self.core.services()
-        return {
-            "role": "intermediate",
-            "name": self.config.name,
-            "state": "draining" if self._draining else "ready",
-            "listen": list(self.udp.local_address),
-            "connections": self.endpoint.established_count,
-            "half_open": self.endpoint.half_open_count,
-            "flows": self.core.flows,
-            "sessions": self.core.sessions,
-            "services": {name: {"connector": who, "agents": count} for name, (who, count) in services.items()},
-            "counters": self.core.stats.as_dict(),
-            "drops": {
-                "relay": self.core.stats.drops(),
-                "quic": _nonzero_drops(self.endpoint.counters),
-                "udp": _nonzero_drops(self.udp.counters),
-                "stun": _nonzero_drops(self.stun.counters),
-                "kernel": {"receive_buffer_full": self.udp.kernel_drops},
-            },
-            "receive_buffer_bytes": self.udp.receive_buffer_bytes,
-            "reloads": self.reloads,
-            "reload_failures": self.reload_failures,
-            "uptime_s": round(self._clock() - self._started_at, 3),
-            "version": version(),
-            "pid": os.getpid(),
-        }
+        return {**status_of(self), "state": "draining" if self._draining else "ready"}
 
     def _metrics(self) -> Response:
-        core, quic = self.core.stats, self.endpoint.counters
-        relayed = core.datagrams_to_agents + core.datagrams_to_connectors
-        samples = [
-            Sample("ztna_active_connections", "Established connections", self.endpoint.established_count, "gauge"),
-            Sample("ztna_uptime_seconds", "Seconds since start", self._clock() - self._started_at, "gauge"),
-            Sample("ztna_relay_bytes_total", "Bytes relayed", core.bytes_to_agents + core.bytes_to_connectors),
-            Sample("ztna_registrations_total", "Registrations accepted", core.registrations),
-            Sample("ztna_registration_rejections_total", "Registrations refused", core.registrations_refused),
-            Sample("ztna_datagrams_relayed_total", "DATAGRAM frames relayed", relayed),
-            Sample("ztna_signaling_sessions_total", "Signalling sessions opened", core.sessions_opened),
-            Sample("ztna_retry_tokens_validated", "Retry tokens accepted", quic.retry_tokens_validated, "unknown"),
-            Sample("ztna_retry_token_failures", "Retry tokens refused", quic.retry_token_failures, "unknown"),
-            Sample("ztna_half_open_connections", "Handshakes under way", self.endpoint.half_open_count, "gauge"),
-            Sample("ztna_flows", "Flows with a way back", self.core.flows, "gauge"),
-            Sample("ztna_reload_failures_total", "Reloads that kept the old state", self.reload_failures),
-            *counters_of("ztna_core", "Relay core", core),
-            *counters_of("ztna_quic", "QUIC endpoint", quic),
-            *counters_of("ztna_udp", "UDP socket", self.udp.counters),
-            *counters_of("ztna_http", "HTTP endpoint", self.http.counters),
-            *counters_of("ztna_stun", "STUN responder", self.stun.counters),
-            Sample("ztna_udp_kernel_drops", "Datagrams the kernel dropped: receive buffer full", self.udp.kernel_drops),
-        ]
-        return Response(render(samples), content_type=CONTENT_TYPE)
+        return Response(render(samples_of(self)), content_type=CONTENT_TYPE)
 
 
 async def serve(config: IntermediateConfig, log: Logger, reread: Callable[[], IntermediateConfig]) -> None:
@@ -349,8 +366,3 @@ def _stamp(path: Path | None) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def _nonzero_drops(counters: Any) -> dict[str, int]:
-    names = [name for name in counters.__dataclass_fields__ if name.startswith("dropped_")]
-    return {name.removeprefix("dropped_"): value for name in names if (value := getattr(counters, name))}

@@ -1,18 +1,20 @@
 """What an intermediate can take anew while it runs: certificates, the judge of clients, the policy, limits."""
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
 from ztna.config import ConfigError, IntermediateConfig, apply_limits
 from ztna.config_reader import parse_json, read_text
-from ztna.io import certs
+from ztna.io import certs, proof
 from ztna.io.quic_guard import AdmissionLimits
-from ztna.io.quic_types import ConnectionLimits, PeerRejected, ServerSettings
+from ztna.io.quic_types import ALPN, ALPN_V2, ConnectionLimits, PeerRejected, ServerSettings
+from ztna.proto.control.messages import Hello
+from ztna.proto.control.proof import ProofError
+from ztna.proto.control.server import Verify
 from ztna.proto.errors import IdentityError, PolicyError
 from ztna.proto.identity import Identity, parse_identity
-from ztna.proto.limits import IntermediateLimits
+from ztna.proto.limits import ControlLimits, IntermediateLimits
 from ztna.proto.policy import Policy
 
 
@@ -23,6 +25,8 @@ class Material:
     settings: ServerSettings
     policy: Policy
     warnings: tuple[str, ...]
+    verify: Verify
+    """Judges proofs of `ztna-v2`."""
 
 
 def load_policy(config: IntermediateConfig) -> Policy:
@@ -50,15 +54,19 @@ def load_material(config: IntermediateConfig) -> Material:
     assert tls.key is not None
     anchors = certs.load_anchors(tls.ca) if tls.ca is not None else None
     credentials = certs.load_credentials(tls.certificate, tls.key, anchors if config.stack is not None else None)
-    stack = config.stack or _own_stack(credentials.certificate)
+    stack = config.stack or certs.stack_of(credentials.certificate)
     if tls.verify_peer and stack is None and not config.allow_anonymous_v1:
         raise ConfigError("stack: missing, and our certificate names none; set it to the stack's name")
     admission, limits = apply_limits(
         _limits_for(config, AdmissionLimits(), ConnectionLimits()), AdmissionLimits(), ConnectionLimits()
     )
+    trusted = anchors if tls.verify_peer else None
     settings = ServerSettings(
         credentials=credentials,
-        authenticate=authenticator(anchors if tls.verify_peer else None, stack or "", config.allow_anonymous_v1),
+        authenticate=authenticator(trusted, stack or "", config.allow_anonymous_v1),
+        # Of a client that proves itself on the control stream, TLS need not carry a certificate.
+        authenticate_alpn={ALPN_V2: authenticator(trusted, stack or "", True)},
+        alpn=_protocols(config, can_prove=anchors is not None and stack is not None),
         request_client_certificate=tls.verify_peer,
         retry=not config.disable_retry,
         admission=admission,
@@ -68,7 +76,35 @@ def load_material(config: IntermediateConfig) -> Material:
     days = certs.expires_in_days(credentials.certificate)
     if days < certs.EXPIRY_WARNING_DAYS:
         warnings.append(f"{tls.certificate.key}: expires in {days:.1f} days")
-    return Material(settings, load_policy(config), tuple(warnings))
+    return Material(settings, load_policy(config), tuple(warnings), proof_judge(anchors, stack))
+
+
+def _protocols(config: IntermediateConfig, *, can_prove: bool) -> tuple[str, ...]:
+    """The ALPNs to accept, the one to be preferred first; without CA or stack nobody can prove who it is."""
+    if config.protocol == "v2" and not can_prove:
+        raise ConfigError("protocol: v2 needs ca_cert_path and stack, to judge proofs by; set them, or auto")
+    if config.protocol == "v2":
+        return (ALPN_V2,)
+    return (ALPN_V2, ALPN) if config.protocol == "auto" and can_prove else (ALPN,)
+
+
+def proof_judge(anchors: certs.TrustAnchors | None, stack: str | None) -> Verify:
+    """The judge of proofs on control streams."""
+
+    def judge(hello: Hello, nonce: bytes, leaf_sha256: bytes) -> Identity:
+        if anchors is None or stack is None:
+            raise ProofError("there is no CA to judge it by")
+        return proof.verify(
+            "control",
+            hello.chain,
+            hello.signature,
+            anchors=anchors,
+            stack=stack,
+            nonce=nonce,
+            server_leaf_sha256=leaf_sha256,
+        )
+
+    return judge
 
 
 def authenticator(
@@ -92,15 +128,6 @@ def authenticator(
     return authenticate
 
 
-def _own_stack(certificate: Any) -> str | None:
-    """The stack our own certificate names, if any."""
-    with contextlib.suppress(ValueError):
-        for uri in certs.names_of(certificate).uris:
-            if uri.startswith("spiffe://"):
-                return uri.removeprefix("spiffe://").split("/")[0]
-    return None
-
-
 def relay_limits(config: IntermediateConfig) -> IntermediateLimits:
     """Bounds of the relay core from the config; raises ConfigError."""
     (limits,) = apply_limits(_limits_for(config, IntermediateLimits()), IntermediateLimits())
@@ -108,8 +135,15 @@ def relay_limits(config: IntermediateConfig) -> IntermediateLimits:
     return limits
 
 
+def control_limits(config: IntermediateConfig) -> ControlLimits:
+    """Bounds of the control plane from the config; raises ConfigError."""
+    (limits,) = apply_limits(_limits_for(config, ControlLimits()), ControlLimits())
+    assert isinstance(limits, ControlLimits)
+    return limits
+
+
 def _limits_for(config: IntermediateConfig, *defaults: Any) -> dict[str, float]:
     """The limits that belong to some of the dataclasses; a name that belongs to none at all is an error."""
-    apply_limits(config.limits, AdmissionLimits(), ConnectionLimits(), IntermediateLimits())
+    apply_limits(config.limits, AdmissionLimits(), ConnectionLimits(), IntermediateLimits(), ControlLimits())
     wanted = {field.name for default in defaults for field in fields(default)}
     return {name: number for name, number in config.limits.items() if name in wanted}

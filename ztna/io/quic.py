@@ -254,13 +254,14 @@ class QuicEndpoint:
     def _handshake_completed(self, peer: Peer, event: events.HandshakeCompleted, now: float) -> None:
         peer.handshake_deadline = math.inf
         self._acceptor.settled(peer)
+        peer.alpn = event.alpn_protocol or ""
         if not peer.authenticate(self.counters, self._deliver.problem):
             return
         peer.established = True
         self.counters.established += 1
         if peer.keepalive_s is not None:
             peer.keepalive_at = now + peer.keepalive_s
-        self._deliver.event(peer, Connected(event.alpn_protocol or ""))
+        self._deliver.event(peer, Connected(peer.alpn))
 
     def end_peer(self, peer: Peer) -> None:
         """The connection began to close: nothing of it is delivered any more but this."""

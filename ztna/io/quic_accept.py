@@ -16,6 +16,7 @@ from aioquic.quic.packet import (
     pull_quic_header,
 )
 from aioquic.quic.retry import TOKEN_LIFETIME, QuicRetryTokenHandler
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from ztna.io.quic_config import SUPPORTED_VERSIONS, server_configuration
 from ztna.io.quic_connection import GuardedConnection
@@ -42,6 +43,7 @@ class Acceptor:
         self._abandon = abandon
         self._settings: ServerSettings | None = None
         self._configuration: QuicConfiguration | None = None
+        self._leaf_sha256 = b""
         self._tokens = QuicRetryTokenHandler()
         self._half_open: OrderedDict[int, Peer] = OrderedDict()
         self._half_open_by_source: dict[str, int] = {}
@@ -72,6 +74,7 @@ class Acceptor:
             self._set_limits(settings.admission)
         # One configuration object is shared by all connections accepted under it.
         self._configuration = server_configuration(settings)
+        self._leaf_sha256 = settings.credentials.certificate.fingerprint(SHA256())
 
     def accept(self, data: bytes, address: Address, now: float, connections: int) -> Accepted | None:
         """Answer statelessly or make a new connection. None if nothing is to be delivered."""
@@ -187,7 +190,8 @@ class Acceptor:
         self._half_open[peer.conn_id] = peer
         self._half_open_by_source[source] = self._half_open_by_source.get(source, 0) + 1
         if self._settings is not None:
-            peer.judge = self._settings.authenticate
+            peer.judge, peer.judges = self._settings.authenticate, self._settings.authenticate_alpn
+            peer.leaf_sha256 = self._leaf_sha256
 
     def settled(self, peer: Peer) -> None:
         """The handshake completed or the connection is gone; idempotent."""

@@ -1,7 +1,7 @@
 """One QUIC connection as the roles see it: send, close, and read what it is worth."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from ztna.io.quic_timer import Entry
@@ -26,11 +26,16 @@ class Owner(Protocol):
 
 
 class Peer:
-    """One connection. Made by the endpoint only; stays valid (and inert) after `Closed`."""
+    """One connection. Made by the endpoint only; stays valid (and inert) after `Closed`.
+
+    Once it is established, `alpn` is the protocol negotiated, `certificates` the peer's chain (DER, leaf first), and on
+    a server `leaf_sha256` the SHA-256 of the DER of the leaf that it showed to this peer.
+    """
 
     __slots__ = (
         "_owner",
         "address",
+        "alpn",
         "certificates",
         "cids",
         "close_datagrams",
@@ -49,8 +54,10 @@ class Peer:
         "identity",
         "is_client",
         "judge",
+        "judges",
         "keepalive_at",
         "keepalive_s",
+        "leaf_sha256",
         "probe_at",
         "probes_failed",
         "received_while_closed",
@@ -66,6 +73,9 @@ class Peer:
         self.certificates: list[bytes] = []
         self.is_client = False
         self.judge: Callable[[list[bytes]], object] | None = None
+        self.judges: Mapping[str, Callable[[list[bytes]], object]] = {}
+        self.alpn = ""
+        self.leaf_sha256 = b""
         self.established = False
         self.closed = False
         self.timer_at = math.inf
@@ -96,7 +106,7 @@ class Peer:
     def authenticate(self, counters: QuicCounters, problem: Callable[[str, Exception], None]) -> bool:
         """Judge the certificates of a complete handshake, once; False if the connection is closed for them."""
         self.certificates = self.connection.peer_certificate_chain()
-        judge, self.judge = self.judge, None
+        judge, self.judge = self.judges.get(self.alpn, self.judge), None
         try:
             self.identity = judge(self.certificates) if judge is not None else None
         except PeerRejected as exc:

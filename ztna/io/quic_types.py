@@ -1,6 +1,6 @@
 """What the users of the QUIC endpoint see: settings, events, counters. No aioquic here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from ztna.io.quic_guard import AdmissionLimits
 from ztna.io.udp import Address
 
 ALPN = "ztna-v1"
+ALPN_V2 = "ztna-v2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class ServerSettings:
 
     `authenticate(chain)` gets the DER certificates of the client, leaf first, or [] for none; what it returns becomes
     `Peer.identity`. It runs before any event of the connection is delivered and raises PeerRejected to refuse.
+    `authenticate_alpn` holds another judge for the connections of some ALPN. The first of `alpn` that a client offers
+    too is taken.
     """
 
     credentials: Credentials
@@ -62,6 +65,7 @@ class ServerSettings:
     request_client_certificate: bool = True
     retry: bool = True
     alpn: tuple[str, ...] = (ALPN,)
+    authenticate_alpn: Mapping[str, Callable[[list[bytes]], object]] = field(default_factory=dict)
     idle_timeout_s: float = 30.0
     admission: AdmissionLimits = field(default_factory=AdmissionLimits)
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)

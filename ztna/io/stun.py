@@ -4,6 +4,10 @@ The responder answers Binding requests on the relay's own socket, where the firs
 and on an alternate port. With an alternate address too, all four corners of RFC 5780 section 3 answer, so a client can
 classify its NAT. Requests without the magic cookie are answered in the form of RFC 3489, which older clients need.
 
+Requests of a session's member carry `<session id in hex>:<role>` as USERNAME and a MESSAGE-INTEGRITY under the key of
+the session (RFC 8489 section 9.1): they tell a member how its session socket is seen, prove that address to the relay,
+and keep the way to it open. They are answered with integrity too, or not at all.
+
 Nothing here can be used to amplify: an answer is at most three times the request (attributes beyond that are left
 out, the mapped address first of all kept), each source has a token bucket, and responses are never answered.
 """
@@ -33,6 +37,12 @@ CHANGE_REQUEST_TYPE: Final = 0x0003
 UNKNOWN_ATTRIBUTES_TYPE: Final = 0x000A
 PADDING_TYPE: Final = 0x0026
 RESPONSE_PORT_TYPE: Final = 0x0027
+USERNAME_TYPE: Final = 0x0006
+SESSION_HEX_BYTES: Final = 32
+SESSION_ROLES: Final = ("agent", "connector")
+COUNTER_BYTES: Final = 6
+SESSION_RATE_PER_S: Final = 200.0
+SESSION_BURST: Final = 400.0
 BATCH_READS: Final = 64
 
 Corner = tuple[int, int]
@@ -51,6 +61,9 @@ class StunCounters:
     dropped_amplification: int = 0
     dropped_no_such_corner: int = 0
     dropped_bad_source: int = 0
+    session_answered: int = 0
+    dropped_session_unknown: int = 0
+    dropped_session_integrity: int = 0
     send_errors: int = 0
 
 
@@ -74,7 +87,11 @@ class StunResponder:
         alternate_addr: second local address, or None: then only the port part of RFC 5780 can be offered.
         external_ip: address by which clients know the primary one, where a 1:1 NAT hides it.
         clock: monotonic seconds.
-        rate_per_s, burst: token bucket per source address.
+        rate_per_s, burst: token bucket per source address; requests of sessions have one of their own, since many
+            members may share an address.
+        session_binding: gives the key of a session (id, role), None if it is not known.
+        session_proven: told of each authentic request on the primary socket: session, role, the counter that begins
+            its transaction id, and where it came from.
 
     Raises:
         UdpBindError: from `start`, when an alternate port or address cannot be bound.
@@ -90,6 +107,8 @@ class StunResponder:
         external_ip: str | None = None,
         rate_per_s: float = 20.0,
         burst: float = 40.0,
+        session_binding: Callable[[bytes, str], bytes | None] | None = None,
+        session_proven: Callable[[bytes, str, int, Address], object] = lambda *_: None,
     ) -> None:
         self.counters = StunCounters()
         self._primary = primary
@@ -98,6 +117,9 @@ class StunResponder:
         self._external_ip = external_ip
         self._clock = clock
         self._limiter = SourceLimiter(rate_per_s=rate_per_s, burst=burst)
+        self._session_limiter = SourceLimiter(rate_per_s=SESSION_RATE_PER_S, burst=SESSION_BURST)
+        self._session_binding = session_binding
+        self._session_proven = session_proven
         self._sockets: dict[Corner, socket.socket] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._route_source: dict[str, str] = {}
@@ -181,7 +203,9 @@ class StunResponder:
         if len(data) > MAX_REQUEST_BYTES:
             counters.dropped_malformed += 1
             return
-        if not self._limiter.allow(source[0], self._clock()):
+        member = None if self._session_binding is None else session_member(data)
+        limiter = self._limiter if member is None else self._session_limiter
+        if not limiter.allow(source[0], self._clock()):
             counters.dropped_rate += 1
             return
         try:
@@ -189,6 +213,9 @@ class StunResponder:
             unknown, response_port = foreign_attributes(data)
         except (ValueError, struct.error, IndexError):
             counters.dropped_malformed += 1
+            return
+        if member is not None:
+            self._answer_member(corner, request, source, *member)
             return
         change = request.attributes.get("CHANGE-REQUEST", 0)
         reply_from = (corner[0] ^ bool(change & CHANGE_ADDRESS), corner[1] ^ bool(change & CHANGE_PORT))
@@ -205,6 +232,25 @@ class StunResponder:
             return
         counters.answered += 1
         self._send(reply_from, answer, (source[0], response_port or source[1]))
+
+    def _answer_member(self, corner: Corner, request: Any, source: Address, session: bytes, role: str) -> None:
+        """Answer a request of a session's member, if it is authentic."""
+        assert self._session_binding is not None
+        key = self._session_binding(session, role)
+        if key is None:
+            self.counters.dropped_session_unknown += 1
+            return
+        if not request.check_message_integrity(key):
+            self.counters.dropped_session_integrity += 1
+            return
+        if corner == (0, 0):
+            # Only this port relays: behind some NATs the others see another address.
+            self._session_proven(session, role, int.from_bytes(request.transaction_id[:COUNTER_BYTES], "big"), source)
+        response = stun.Message(stun.Method.BINDING, stun.Class.RESPONSE, request.transaction_id)
+        response.attributes["XOR-MAPPED-ADDRESS"] = source
+        response.add_message_integrity(key)
+        self.counters.session_answered += 1
+        self._send(corner, bytes(response), source)
 
     def _refuse(self, corner: Corner, data: bytes, source: Address, unknown: list[int], classic: bool) -> None:
         """Answer 420, naming the attributes. Clients of RFC 3489 get silence: some repeat for ever on an error."""
@@ -311,6 +357,25 @@ def foreign_attributes(data: bytes) -> tuple[list[int], int]:
             unknown.append(kind)
         at += 4 + size + (-size % 4)
     return unknown, response_port
+
+
+def session_member(data: bytes) -> tuple[bytes, str] | None:
+    """Read session id and role from the USERNAME of a Binding request, None if it names no member of a session."""
+    if data[4:8] != MAGIC_COOKIE:
+        return None
+    at = HEADER_BYTES
+    while at + 4 <= len(data):
+        kind, size = struct.unpack_from("!HH", data, at)
+        if kind == USERNAME_TYPE:
+            name = data[at + 4 : at + 4 + size]
+            try:
+                session, role = bytes.fromhex(name[:SESSION_HEX_BYTES].decode()), name[SESSION_HEX_BYTES + 1 :].decode()
+            except ValueError:
+                return None
+            whole = len(session) * 2 == SESSION_HEX_BYTES and name[SESSION_HEX_BYTES : SESSION_HEX_BYTES + 1] == b":"
+            return (session, role) if whole and role in SESSION_ROLES else None
+        at += 4 + size + (-size % 4)
+    return None
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from ztna.proto.natclass import TIMED_OUT, Outcome
 
 SOFTWARE: Final = "ztna doctor"
 MAX_ANSWER_BYTES: Final = 2048
+MAX_REMEMBERED: Final = 16
 
 
 class StunClient:
@@ -132,3 +133,31 @@ class StunClient:
         mapped = answer.attributes.get("XOR-MAPPED-ADDRESS") or answer.attributes.get("MAPPED-ADDRESS")
         other = answer.attributes.get("OTHER-ADDRESS") or answer.attributes.get("CHANGED-ADDRESS")
         future.set_result(Outcome(True, mapped, other))
+
+
+class StunRequests:
+    """Binding requests of which only the answer matters; the latest few are remembered."""
+
+    __slots__ = ("_transactions",)
+
+    def __init__(self) -> None:
+        self._transactions: set[bytes] = set()
+
+    def request(self) -> bytes:
+        """Make a request."""
+        if len(self._transactions) >= MAX_REMEMBERED:
+            self._transactions.clear()
+        transaction = secrets.token_bytes(12)
+        self._transactions.add(transaction)
+        return bytes(stun.Message(stun.Method.BINDING, stun.Class.REQUEST, transaction))
+
+    def answered(self, data: bytes) -> bool:
+        """Say whether a STUN message answers one of them; each is answered once."""
+        transaction = data[8:20]
+        known = transaction in self._transactions
+        self._transactions.discard(transaction)
+        return known
+
+    def clear(self) -> None:
+        """Wait for none of them any more."""
+        self._transactions.clear()

@@ -4,35 +4,42 @@ Flow: dial -> Connected -> the control core registers -> packets both ways -> lo
 answers STUN but acknowledges nothing) -> wait (jittered, growing) -> dial. While waiting after a silent loss the relay
 is asked by STUN once or twice a second, so that its return is noticed at once however long the wait has become.
 
+On `ztna-v2` there is a proof of identity between Connected and registration, and the control stream carries what a
+role says about sessions (`sessions`, then `say`); what it is told comes by `Owner.control_event`.
+
 Everything runs in the endpoint's batches: packets received are processed, then one transmit.
 """
 
 import asyncio
 import random
-import secrets
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Final, Protocol
-
-from aioice import stun
+from dataclasses import replace
+from typing import Final
 
 from ztna.config_types import RelayAddress
+from ztna.io import proof
 from ztna.io.lazy_timer import LazyTimer
 from ztna.io.logs import Logger
 from ztna.io.quic import QuicEndpoint
 from ztna.io.quic_peer import Peer
 from ztna.io.quic_types import (
+    ALPN_V2,
     ClientSettings,
     Closed,
     Connected,
+    Credentials,
     DatagramReceived,
     PayloadLimit,
     PeerEvent,
     StreamReceived,
 )
 from ztna.io.resolve import is_literal, resolve
+from ztna.io.runtime import version
 from ztna.io.stun import looks_like_stun
+from ztna.io.stun_client import StunRequests
 from ztna.io.udp import Address, UdpSocket
+from ztna.io.uplink_types import Owner, UplinkCounters
 from ztna.proto.client import (
     ClientControl,
     DeliverPacket,
@@ -44,6 +51,8 @@ from ztna.proto.client import (
     SendDatagram,
     SendStream,
 )
+from ztna.proto.control.client import ControlClient
+from ztna.proto.control.events import ControlDown, ControlError, ControlEvent, ControlUp, Draining
 from ztna.proto.liveness import Liveness, Verdict
 
 FAST_HANDSHAKE_S: Final = 3.0
@@ -53,38 +62,6 @@ DRAIN_S: Final = 1.0
 SETTLE_S: Final = 0.1
 # Below both bounds of the peer's queue, 64 packets and 64 KiB of the largest packets, so that control messages fit.
 QUEUE_PACKETS: Final = 48
-
-
-class Owner(Protocol):
-    """The role behind an uplink; every method is called within a batch and must not raise."""
-
-    def dialled(self, relay: Address) -> None:
-        """A connection to this address of the relay was begun."""
-
-    def packet_received(self, packet: bytes) -> None:
-        """An IP packet arrived for the local side."""
-
-    def payload_limit_changed(self, max_bytes: int) -> None:
-        """DATAGRAM payloads may be this large now."""
-
-    def batch_ended(self) -> None:
-        """A batch was processed and will be transmitted after this: the last chance to add to it."""
-
-    def non_quic(self, data: bytes, source: Address) -> bool:
-        """A datagram that is not QUIC and not an answer to us; True if it was taken."""
-
-
-@dataclass(slots=True)
-class UplinkCounters:
-    """Attempts and losses of the connection."""
-
-    dials: int = 0
-    dial_errors: int = 0
-    lost_silent: int = 0
-    lost_closed: int = 0
-    stun_probes: int = 0
-    stun_answers: int = 0
-    problems: int = 0
 
 
 class Uplink:
@@ -112,6 +89,10 @@ class Uplink:
     ) -> None:
         self.counters = UplinkCounters()
         self.control = control
+        # When this role started: of two with one identity the later one serves.
+        self.sessions = ControlClient(
+            control, role=control.role, epoch=time.time_ns() // 1_000_000, software=f"ztna {version()}"
+        )
         self.relay_address: Address | None = None
         self.last_problem = "connecting"
         self.endpoint = QuicEndpoint(
@@ -131,6 +112,7 @@ class Uplink:
         self._loop = loop
         self._clock = clock
         self._peer: Peer | None = None
+        self._credentials: Credentials | None = None
         self._liveness: Liveness | None = None
         self._closing = False
         self._fast = False
@@ -139,7 +121,7 @@ class Uplink:
         self._check_timer: asyncio.TimerHandle | None = None
         self._dial_timer: asyncio.TimerHandle | None = None
         self._stun_timer: asyncio.TimerHandle | None = None
-        self._stun_ids: set[bytes] = set()
+        self._stun = StunRequests()
 
     @property
     def peer(self) -> Peer | None:
@@ -162,11 +144,26 @@ class Uplink:
         return self._peer is not None and self._peer.send_datagram(payload)
 
     def pump(self) -> None:
-        """Execute the control core's commands and set its timer; for callers outside a batch too."""
-        control = self.control
-        while (command := control.next_command()) is not None:
-            self._execute(command)
-        self._control_timer.arm(control.get_timer())
+        """Execute the control cores' commands, hand up events, set the timer; for callers outside a batch too."""
+        control, sessions = self.control, self.sessions
+        while True:
+            while (command := control.next_command()) is not None:
+                self._execute(command)
+            event = sessions.next_event()
+            if event is None:
+                break
+            self._handle(event)
+        self.say()
+        due = [at for at in (control.get_timer(), sessions.get_timer()) if at is not None]
+        self._control_timer.arm(min(due, default=None))
+
+    def say(self) -> None:
+        """Put on the control stream what was said by `sessions`; it leaves with this batch or the loop's next turn."""
+        while (command := self.sessions.next_command()) is not None:
+            if isinstance(command, SendStream):
+                self._send_stream(command.stream_id, command.data)
+            elif self._peer is not None:
+                self._peer.close(0, command.reason)
 
     async def close(self, reason: str = "shutting down") -> None:
         """Tell the relay, wait briefly for the close frame to be out, and stop."""
@@ -205,6 +202,7 @@ class Uplink:
         self.relay_address = (host, self._relay.port)
         if self._fast:
             settings = replace(settings, handshake_timeout_s=FAST_HANDSHAKE_S)
+        self._credentials = settings.credentials
         self.counters.dials += 1
         self._peer = self.endpoint.connect(self.relay_address, settings)
         self._owner.dialled(self.relay_address)
@@ -219,6 +217,9 @@ class Uplink:
             self._check_timer = None
         if not self._closing:
             self._log.warning("relay_lost", reason=reason)
+            if self.control.is_connected and not self.sessions.is_up:
+                self._owner.control_event(ControlDown())
+            self.sessions.disconnected()
             self.control.disconnected(self._clock())
             self.pump()
 
@@ -234,21 +235,15 @@ class Uplink:
         self._stun_timer = self._loop.call_later(STUN_EVERY_S, self._ask_whether_back)
 
     def _stop_stun(self) -> None:
-        self._stun_ids.clear()
+        self._stun.clear()
         if self._stun_timer is not None:
             self._stun_timer.cancel()
             self._stun_timer = None
 
     def _send_stun(self) -> None:
-        if self.relay_address is None:
-            return
-        if len(self._stun_ids) >= 16:
-            self._stun_ids.clear()
-        transaction = secrets.token_bytes(12)
-        self._stun_ids.add(transaction)
-        self.counters.stun_probes += 1
-        request = stun.Message(stun.Method.BINDING, stun.Class.REQUEST, transaction)
-        self.endpoint.udp.send(bytes(request), self.relay_address)
+        if self.relay_address is not None:
+            self.counters.stun_probes += 1
+            self.endpoint.udp.send(self._stun.request(), self.relay_address)
 
     def _stun_answered(self) -> None:
         self.counters.stun_answers += 1
@@ -269,7 +264,8 @@ class Uplink:
         if isinstance(event, DatagramReceived):
             self.control.datagram_received(event.data, now)
         elif isinstance(event, StreamReceived):
-            self.control.stream_received(event.stream_id, event.data, event.fin, now)
+            core = self.sessions if peer.alpn == ALPN_V2 else self.control
+            core.stream_received(event.stream_id, event.data, event.fin, now)
         elif isinstance(event, Connected):
             self._connected(peer, now)
         elif isinstance(event, PayloadLimit):
@@ -284,6 +280,7 @@ class Uplink:
     def _on_batch_end(self) -> None:
         self.pump()
         self._owner.batch_ended()
+        self.say()
 
     def _on_problem(self, where: str, exc: Exception) -> None:
         self.counters.problems += 1
@@ -291,18 +288,24 @@ class Uplink:
 
     def _non_quic(self, data: bytes, source: Address) -> bool:
         if source == self.relay_address and looks_like_stun(data):
-            if data[8:20] in self._stun_ids:
-                self._stun_ids.discard(data[8:20])
+            if self._stun.answered(data):
                 self._stun_answered()
             return True
         return self._owner.non_quic(data, source)
 
     def _connected(self, peer: Peer, now: float) -> None:
         self._fast = False
-        self.last_problem = "registering"
         self._liveness = Liveness(now)
-        self._log.info("relay_connected", max_payload_bytes=peer.max_datagram_payload)
-        self.control.connected(now)
+        self._log.info("relay_connected", protocol=peer.alpn, max_payload_bytes=peer.max_datagram_payload)
+        if peer.alpn == ALPN_V2:
+            self.last_problem = "proving who we are"
+            assert self.relay_address is not None
+            leaf = proof.leaf_sha256(peer.certificates[0])
+            self.sessions.connected(leaf, self.relay_address, proof.signer(self._credentials), now)
+        else:
+            self.last_problem = "registering"
+            self.control.connected(now)
+            self._owner.control_event(ControlUp(1))
         self._set_payload_limit(peer.max_datagram_payload)
         self._check_timer = self._loop.call_later(self._liveness.interval_s, self._check)
 
@@ -350,8 +353,19 @@ class Uplink:
     # commands of the control core
 
     def _control_due(self) -> None:
-        self.control.handle_timer(self._clock())
+        now = self._clock()
+        self.control.handle_timer(now)
+        self.sessions.handle_timer(now)
         self.pump()
+
+    def _handle(self, event: ControlEvent) -> None:
+        if isinstance(event, ControlUp):
+            self.last_problem = "registering"
+        elif isinstance(event, ControlError):
+            self._log.info("control_error", code=event.code, detail=event.text)
+        elif isinstance(event, Draining):
+            self._log.info("relay_draining", deadline_s=event.deadline_s)
+        self._owner.control_event(event)
 
     def _execute(self, command: object) -> None:
         match command:
@@ -363,10 +377,13 @@ class Uplink:
                 self._send_stream(stream_id, data)
             case Registered(service):
                 self._log.info("registered", service=service)
+                self._owner.control_event(command)
             case Denied(service):
                 self._log.warning("registration_denied", service=service)
+                self._owner.control_event(command)
             case Observed(address):
                 self._log.debug("observed_address", observed=f"{address.ip}:{address.port}")
+                self._owner.control_event(command)
             case ReconnectAt(time):
                 self._reconnect_at(time)
             case Note(level, event, fields):
@@ -375,4 +392,6 @@ class Uplink:
     def _send_stream(self, stream_id: int, data: bytes) -> None:
         if self._peer is not None:
             wanted = stream_id if self._peer.has_stream(stream_id) else None
-            self._peer.send_stream(wanted, data)
+            if self._peer.send_stream(wanted, data) < 0 and self._peer.alpn == ALPN_V2:
+                # A control stream with a hole in it is of no use: the next connection begins a whole one.
+                self._peer.close(0, "the relay does not take the control stream")

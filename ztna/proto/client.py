@@ -11,7 +11,7 @@ Commands are compared by value in tests; the two made once per packet are not fr
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from ztna.proto.backoff import Backoff
 from ztna.proto.commands import Level, Note
@@ -114,6 +114,8 @@ class ClientControl:
         random: Callable[[], float],
         max_commands: int,
     ) -> None:
+        self.role: Literal["agent", "connector"] = "agent" if register is RegisterAgent else "connector"
+        """Which of the two this is."""
         self._registration = Registration(register, services)
         self._counters = stats
         self._backoff = Backoff(random)

@@ -16,8 +16,25 @@ from typing import Final
 from msgspec.structs import replace
 
 from ztna.proto.client import ClientControl, SendStream
-from ztna.proto.control import events, messages
-from ztna.proto.control.events import ControlEvent
+from ztna.proto.control import messages
+from ztna.proto.control.events import (
+    ControlDown,
+    ControlError,
+    ControlEvent,
+    ControlUp,
+    Denied,
+    Draining,
+    Observed,
+    PeerCandidates,
+    PeerNat,
+    Registered,
+    RelayIsLost,
+    RelayIsReady,
+    ServiceStateChanged,
+    SessionEnded,
+    SessionGranted,
+    SessionInvited,
+)
 from ztna.proto.control.fields import MAX_CANDIDATES, MAX_NUMBER, PathName, Role
 from ztna.proto.control.messages import (
     Candidate,
@@ -27,12 +44,31 @@ from ztna.proto.control.messages import (
     decode,
     encode_frame,
 )
-from ztna.proto.control.proof import proof_message
 from ztna.proto.control.stats import ControlClientStats
 from ztna.proto.errors import LocalProtocolError, WireError
 from ztna.proto.signalling import SocketAddress
 
-__all__ = ["Abandon", "ControlClient", "Sign"]
+__all__ = [
+    "Abandon",
+    "ControlClient",
+    "ControlDown",
+    "ControlError",
+    "ControlEvent",
+    "ControlUp",
+    "Denied",
+    "Draining",
+    "Observed",
+    "PeerCandidates",
+    "PeerNat",
+    "Registered",
+    "RelayIsLost",
+    "RelayIsReady",
+    "ServiceStateChanged",
+    "SessionEnded",
+    "SessionGranted",
+    "SessionInvited",
+    "Sign",
+]
 
 CONTROL_STREAM: Final = 0
 CHALLENGE_STREAM: Final = 1
@@ -40,8 +76,9 @@ WELCOME_S: Final = 5.0
 MAX_QUEUE: Final = 4096
 STANDBY: Final = "standby"
 
-Sign = Callable[[bytes], tuple[Sequence[bytes], bytes]]
-"""Signs the proof: our certificates in DER, leaf first, and the signature. LocalProtocolError if it cannot."""
+Sign = Callable[[bytes, bytes], tuple[Sequence[bytes], bytes]]
+"""Makes the proof, given the server's nonce and the SHA-256 of its leaf: our certificates in DER, leaf first, and the
+signature. LocalProtocolError if it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +141,7 @@ class ControlClient:
         self._commands.clear()
         if self._up:
             self._up = False
-            self._event(events.ControlDown())
+            self._event(ControlDown())
 
     def stream_received(self, stream_id: int, data: bytes, fin: bool, now: float) -> None:
         """Bytes of a stream arrived in order; whatever they hold, nothing is raised."""
@@ -202,7 +239,7 @@ class ControlClient:
         if isinstance(message, messages.Error):
             self.stats.errors_received += 1
             about = next((each for each in (message.request, message.session) if each is not None), message.about)
-            self._event(events.ControlError(message.code, message.text, about))
+            self._event(ControlError(message.code, message.text, about))
             return True
         if not self._up:
             return False
@@ -220,25 +257,25 @@ class ControlClient:
         """Return the event that a message is for the role, None if it is none for this one."""
         match message:
             case messages.ServiceState(service, connector, protocol) if self.role == "agent":
-                return events.ServiceStateChanged(service, connector, protocol)
+                return ServiceStateChanged(service, connector, protocol)
             case messages.Invite(session, key, agent, agent_ip, services, relay, resume) if self.role == "connector":
                 place = self._place(relay)
-                return events.SessionInvited(session, key, agent, agent_ip, services, place, resume)
+                return SessionInvited(session, key, agent, agent_ip, services, place, resume)
             case messages.Granted(request, session, key, connector, nonce, services, relay) if self.role == "agent":
                 place = self._place(relay)
-                return events.SessionGranted(request, session, key, connector, nonce, services, place)
+                return SessionGranted(request, session, key, connector, nonce, services, place)
             case messages.Candidates(session, candidates, end, start_in_ms):
-                return events.PeerCandidates(session, tuple(map(_canonical, candidates)), end, start_in_ms / 1000)
+                return PeerCandidates(session, tuple(map(_canonical, candidates)), end, start_in_ms / 1000)
             case messages.NatReport(session, mapping, filtering, allocation):
-                return events.PeerNat(session, mapping, filtering, allocation)
+                return PeerNat(session, mapping, filtering, allocation)
             case messages.RelayReady(session, backend):
-                return events.RelayIsReady(session, backend)
+                return RelayIsReady(session, backend)
             case messages.RelayLost(session, reason):
-                return events.RelayIsLost(session, reason)
+                return RelayIsLost(session, reason)
             case messages.EndSession(session, reason):
-                return events.SessionEnded(session, reason)
+                return SessionEnded(session, reason)
             case messages.Draining(deadline_s):
-                return events.Draining(deadline_s)
+                return Draining(deadline_s)
             case _:
                 return None
 
@@ -247,7 +284,7 @@ class ControlClient:
         if sign is None:
             return False
         try:
-            chain, signature = sign(proof_message("control", challenge.nonce, self._leaf_sha256))
+            chain, signature = sign(challenge.nonce, self._leaf_sha256)
         except LocalProtocolError as error:
             self._abandon(f"cannot prove who we are: {error}")
             return True
@@ -262,7 +299,7 @@ class ControlClient:
         self._up = True
         self._deadline = None
         self.stats.welcomed += 1
-        self._event(events.ControlUp(messages.PROTOCOL, message.identity, tuple(map(self._place, message.stun))))
+        self._event(ControlUp(messages.PROTOCOL, message.identity, tuple(map(self._place, message.stun))))
         self.core.connected(now, register=self._register)
         return True
 

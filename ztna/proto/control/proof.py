@@ -13,15 +13,17 @@ then the signature with the leaf's key (`ztna.io.proof`).
 from typing import Final, Literal
 
 from ztna.proto.control.messages import NONCE_BYTES
-from ztna.proto.errors import LocalProtocolError, RemoteProtocolError
+from ztna.proto.errors import IdentityError, LocalProtocolError
 
-__all__ = ["CONTEXT", "ProofError", "proof_message"]
+__all__ = ["CONTEXT", "ProofError", "ProofKind", "proof_message"]
 
 CONTEXT: Final = b"ztna-v2 client proof\0"
 LEAF_HASH_BYTES: Final = 32
 
+ProofKind = Literal["control", "session"]
 
-class ProofError(RemoteProtocolError):
+
+class ProofError(IdentityError):
     """A proof does not hold; `code` is that of the Error message, the text is for the log and the close reason."""
 
     def __init__(self, text: str, *, code: str = "bad-proof") -> None:
@@ -29,9 +31,7 @@ class ProofError(RemoteProtocolError):
         self.code = code
 
 
-def proof_message(
-    kind: Literal["control", "session"], nonce: bytes, server_leaf_sha256: bytes, session: bytes = b""
-) -> bytes:
+def proof_message(kind: ProofKind, nonce: bytes, server_leaf_sha256: bytes, session: bytes = b"") -> bytes:
     """Return the bytes that the client signs.
 
     Args:

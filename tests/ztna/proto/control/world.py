@@ -31,9 +31,9 @@ RELAY = ("198.51.100.1", 4433)
 SERVICES = ["echo", "http"]
 
 
-def signature(uri: bytes, message: bytes) -> bytes:
+def signature(uri: bytes, nonce: bytes, leaf_sha256: bytes) -> bytes:
     """What only the holder of an identity can make, in this world."""
-    return hashlib.sha256(b"secret of " + uri + message).digest()
+    return hashlib.sha256(b"secret of " + uri + proof_message("control", nonce, leaf_sha256)).digest()
 
 
 def identity_of(uri: str, fingerprint: str = "aa") -> Identity:
@@ -44,7 +44,7 @@ def identity_of(uri: str, fingerprint: str = "aa") -> Identity:
 def judge(hello: Hello, nonce: bytes, leaf_sha256: bytes) -> Identity:
     """The stand-in of `ztna.io.proof`: the certificate is the URI itself."""
     (uri,) = hello.chain
-    if hello.signature != signature(uri, proof_message("control", nonce, leaf_sha256)):
+    if hello.signature != signature(uri, nonce, leaf_sha256):
         raise ProofError("the signature does not verify")
     return identity_of(uri.decode())
 
@@ -74,7 +74,7 @@ class Member:
         self.conn = next(self.world.conns)
         self.world.members[self.conn] = self
         uri = self.uri.encode()
-        self.control.connected(LEAF, RELAY, lambda message: ([uri], signature(uri, message)), self.world.now)
+        self.control.connected(LEAF, RELAY, lambda nonce, leaf: ([uri], signature(uri, nonce, leaf)), self.world.now)
         self.world.control.connection_opened(self.conn, self.address, LEAF, self.world.now)
         self.world.run()
         return self
