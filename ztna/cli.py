@@ -1,4 +1,4 @@
-"""The role commands: intermediate, connector, agent, status, doctor.
+"""The role commands: intermediate, connector, agent, status, relay, doctor.
 
 Exit codes: 0 done, or stopped as asked; 1 failed while running; 2 wrong usage; 3 the config file or a certificate
 cannot be used; 4 a port cannot be bound; 5 not reachable or not ready. A role's modules are loaded when it runs, so
@@ -10,6 +10,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -91,6 +92,41 @@ def status(
         raise typer.Exit(EXIT_NOT_READY)
 
 
+class RelayVerb(StrEnum):
+    """What can be asked of a relay."""
+
+    OFF = "off"
+    ON = "on"
+    STATUS = "status"
+
+
+@app.command(epilog=EXIT_CODES)
+def relay(
+    verb: Annotated[RelayVerb, typer.Argument(help="off: relay nothing from now on; on: again; status: only look.")],
+    config: ConfigOption,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the relay's whole status as JSON.")] = False,
+) -> None:
+    """Switch a running intermediate's relay of opaque packets, or show it; direct paths are not touched."""
+    from ztna.io.admin import ask
+
+    path = _guard(lambda: _admin_socket(config))
+    try:
+        found = ask(path, {"relay": verb.value})
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
+        _fail(EXIT_NOT_READY, f"no answer from {path}: {reason}; is the intermediate running, and are you its user?")
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    sessions = found.get("sessions") or []
+    ready = sum(1 for session in sessions if session.get("ready"))
+    state = "on" if found.get("enabled") else "off"
+    typer.echo(f"relay {state}, back end {found.get('backend')}, {ready} of {len(sessions)} sessions relayed")
+    for session in sessions:
+        ways = f"{session.get('agent_address')} <-> {session.get('connector_address')}"
+        typer.echo(f"  {session.get('agent')}  {session.get('connector')}  {ways}  {json.dumps(session.get('bytes'))}")
+
+
 @app.command(epilog="Exit codes: 0 fine, 1 a problem was found, 2 wrong usage, 3 config unusable.")
 def doctor(
     config: Annotated[
@@ -141,7 +177,7 @@ def _guard(action: Callable[[], Any]) -> Any:
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
     except OSError as exc:
-        if type(exc).__name__ in ("UdpBindError", "HttpBindError"):
+        if type(exc).__name__ in ("UdpBindError", "HttpBindError", "AdminBindError"):
             _fail(EXIT_BIND, str(exc))
         _fail(EXIT_FAILED, str(exc))
 
@@ -149,6 +185,15 @@ def _guard(action: Callable[[], Any]) -> Any:
 def _fail(code: int, text: str) -> None:
     print(f"ztna: {text}", file=sys.stderr)
     raise typer.Exit(code)
+
+
+def _admin_socket(path: Path) -> Path:
+    from ztna.config_reader import Reader, parse_json, read_text
+    from ztna.io.admin import DEFAULT_NAME
+
+    where = str(path)
+    read = Reader(parse_json(read_text(path, "--config"), where), "", where)
+    return path.parent / str(read.text("admin_socket", default=DEFAULT_NAME))
 
 
 def _status_url(path: Path | None) -> str:

@@ -38,6 +38,7 @@ from ztna.config_types import (
 )
 
 DEFAULT_ALTERNATE_PORT: Final = 4434
+RELAY_MODES: Final = ("auto", "kernel", "userspace", "off")
 
 __all__ = [
     "AgentConfig",
@@ -77,6 +78,10 @@ class IntermediateConfig:
     allow_anonymous_v1: bool
     disable_retry: bool
     policy_path: Path | None
+    relay: str
+    relay_workers: int
+    relay_own_host: bool
+    admin_socket: Path | None
     http: HttpConfig
     log: LogConfig
     limits: Mapping[str, float]
@@ -94,6 +99,7 @@ class IntermediateConfig:
                 "verify_peer", "false asks no client for a certificate; then allow_anonymous_v1 must be true"
             )
         policy = read.text("policy_path", default=None)
+        admin = read.text("admin_socket", default=None)
         config = cls(
             name=read.text("name", default="intermediate"),
             stack=read.text("stack", default=None),
@@ -106,6 +112,10 @@ class IntermediateConfig:
             allow_anonymous_v1=anonymous,
             disable_retry=read.boolean("disable_retry", default=False),
             policy_path=base / policy if policy is not None else None,
+            relay=read.choice("relay", RELAY_MODES, default="auto"),
+            relay_workers=read.integer("relay_workers", 0, 64, default=0),
+            relay_own_host=read.boolean("relay_own_host", default=False),
+            admin_socket=base / admin if admin is not None else None,
             http=read_http(read, 9090),
             log=read_log(read),
             limits=read.numbers("limits"),

@@ -1,6 +1,7 @@
 """The role commands: help without loading roles, exit codes, status."""
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -129,3 +130,45 @@ def test_status_of_a_role_that_does_not_run_is_5() -> None:
     result = run("status", "--url", "http://127.0.0.1:9")
     assert result.exit_code == 5
     assert "is the role running?" in result.stderr
+
+
+def test_relay_switches_a_running_intermediate(tmp_path: Path) -> None:
+    """The socket is the one beside the config file, or that the file names."""
+    asked: list[Any] = []
+    view = {"session": "00", "agent": "spiffe://lab/agent/a", "ready": True, "bytes": {}}
+    answer = {"enabled": False, "backend": "off", "sessions": [view]}
+    for name, values in (("admin.sock", {}), ("x.sock", {"admin_socket": "x.sock"})):
+        config = tmp_path / "intermediate.json"
+        config.write_text(json.dumps(values))
+        (tmp_path / name).unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / name))
+            listener.listen()
+
+            def serve(listener: socket.socket = listener) -> None:
+                for _ in range(2):
+                    client, _ = listener.accept()
+                    with client:
+                        asked.append(json.loads(client.recv(4096)))
+                        client.sendall(json.dumps(answer).encode() + b"\n")
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            shown = run("relay", "off", "--config", str(config))
+            assert (shown.exit_code, shown.output.splitlines()[0]) == (
+                0,
+                "relay off, back end off, 1 of 1 sessions relayed",
+            )
+            assert json.loads(run("relay", "status", "--json", "--config", str(config)).output) == answer
+            thread.join()
+    assert asked == [{"relay": "off"}, {"relay": "status"}] * 2
+
+
+def test_relay_without_an_intermediate_is_5(tmp_path: Path) -> None:
+    config = tmp_path / "intermediate.json"
+    config.write_text("{}")
+    missing = run("relay", "on", "--config", str(config))
+    assert missing.exit_code == 5
+    assert "admin.sock" in missing.stderr
+    assert run("relay", "up", "--config", str(config)).exit_code == 2
+    assert run("relay", "on", "--config", str(tmp_path / "none")).exit_code == 3

@@ -123,11 +123,11 @@ class KernelFirst:
             self._userspace = self._place.userspace()
         return self._userspace
 
-    def remove(self, session: bytes) -> None:
-        """Stop forwarding for the session; no error if there is none."""
+    def remove(self, session: bytes) -> PairCounters | None:
+        """Stop forwarding for the session; what it forwarded, None if there is no such session."""
         self._pairs.pop(session, None)
-        for backend in self._backends():
-            backend.remove(session)
+        removed = [backend.remove(session) for backend in self._backends()]
+        return next((seen for seen in removed if seen is not None), None)
 
     def counters(self) -> Mapping[bytes, PairCounters]:
         """What was forwarded of each installed session; a change of back end begins anew."""

@@ -102,9 +102,9 @@ class KernelForwarder:
         except ForwardError:
             self.remove(session)
             raise
-        changes = []
+        changes, past = [], PairCounters()
         if old is not None:
-            self._past[session] = self._counted(session, old, None)
+            past = self._counted(session, old, None)
             changes += list(_changes(old, delete=True))
         changes += list(_changes(pair, delete=False))
         try:
@@ -112,7 +112,7 @@ class KernelForwarder:
         except NftError as exc:
             self.remove(session)
             raise ForwardError(str(exc)) from exc
-        self._pairs[session] = pair
+        self._pairs[session], self._past[session] = pair, past
 
     def _judge(self, a: Endpoint, b: Endpoint) -> _Pair:
         version = ipaddress.ip_address(a.host).version
@@ -139,18 +139,21 @@ class KernelForwarder:
             raise ForwardError("a side on this host is not routed")
         return own
 
-    def remove(self, session: bytes) -> None:
-        """Stop forwarding for the session; no error if there is none."""
+    def remove(self, session: bytes) -> PairCounters | None:
+        """Stop forwarding for the session; what it forwarded, None if there is no such session."""
         pair = self._pairs.pop(session, None)
-        self._past.pop(session, None)
         if pair is None:
-            return
+            return None
         try:
+            seen = self._counted(session, pair, None)
             self._sets.apply(_changes(pair, delete=True))
         except NftError as exc:
             # Gone with the whole table: then nothing is forwarded either, and `tick` will say so.
             if exc.errno != errno.ENOENT:
                 raise
+            seen = PairCounters()
+        self._past.pop(session, None)
+        return seen
 
     # -- what passed --------------------------------------------------------------------------------------------
 

@@ -53,8 +53,8 @@ class Forwarder(Protocol):
             ForwardError: this back end cannot; nothing is forwarded for the session then.
         """
 
-    def remove(self, session: bytes) -> None:
-        """Stop forwarding for the session before this returns; no error if there is none."""
+    def remove(self, session: bytes) -> PairCounters | None:
+        """Stop forwarding for the session before this returns; what it forwarded, None if there is no such session."""
 
     def counters(self) -> Mapping[bytes, PairCounters]:
         """What was forwarded of each installed session since it was first installed."""

@@ -62,12 +62,15 @@ class PairPumps:
         pair = self._pairs.get(session)
         return {} if pair is None else {pair.a: pair.a_socket, pair.b: pair.b_socket}
 
-    def remove(self, session: bytes) -> None:
-        """Stop and close; no error if there is none."""
+    def remove(self, session: bytes) -> PairCounters | None:
+        """Stop and close; what it forwarded, None if there is no such session."""
         pair = self._pairs.pop(session, None)
+        if pair is None:
+            return None
+        self._stop(pair)
+        seen = self._count(session, pair)
         self._past.pop(session, None)
-        if pair is not None:
-            self._stop(pair)
+        return seen
 
     def counters(self) -> dict[bytes, PairCounters]:
         """What each session forwarded so far."""
@@ -137,9 +140,9 @@ class UserspaceForwarder:
             self._on_local(data, source)
         return sock
 
-    def remove(self, session: bytes) -> None:
-        """Stop forwarding for the session; no error if there is none."""
-        self._pumps.remove(session)
+    def remove(self, session: bytes) -> PairCounters | None:
+        """Stop forwarding for the session; what it forwarded, None if there is no such session."""
+        return self._pumps.remove(session)
 
     def counters(self) -> Mapping[bytes, PairCounters]:
         """What was forwarded of each installed session."""

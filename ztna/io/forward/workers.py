@@ -133,11 +133,11 @@ class WorkerForwarder:
             # The worker is dying, and its successor will get the pair; or it hangs with a full channel.
             self._problem = self._problem or (f"a relay worker does not listen: {exc}" if _hangs(exc) else None)
 
-    def remove(self, session: bytes) -> None:
-        """Stop forwarding for the session before this returns; no error if there is none."""
+    def remove(self, session: bytes) -> PairCounters | None:
+        """Stop forwarding for the session before this returns; what it forwarded, None if there is no such session."""
         pair = self._pairs.pop(session, None)
         if pair is None:
-            return
+            return None
         for sock in pair.sockets:
             _silence(sock)
         worker = self._worker_of(session)
@@ -147,6 +147,7 @@ class WorkerForwarder:
                 worker.channel.send(encode(RemovePair(session)))
             except OSError as exc:
                 self._problem = self._problem or (f"a relay worker does not listen: {exc}" if _hangs(exc) else None)
+        return _sum(pair.past, pair.now)
 
     def counters(self) -> Mapping[bytes, PairCounters]:
         """What was forwarded of each installed session, as last reported: at most 0.2 s old."""
