@@ -6,7 +6,7 @@ STACK ?= lab
 ZTNA := .venv/bin/ztna
 PY := .venv/bin/python
 
-.PHONY: help setup setup-test up down verify test test-fast check bench clean
+.PHONY: help setup setup-test up down verify test test-lab test-fast check bench clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ check: setup-test ## Formatting, lint, types, import contracts
 test: setup-test ## Everything that must hold: check, then all tests this machine's rung allows
 	@$(PY) scripts/check.py
 	@$(PY) -m pytest
+
+test-lab: setup-test ## The whole NAT matrix and every fault row (minutes); results in build/reports/matrix and faults
+	@$(PY) -m pytest -m matrix tests/lab
 
 bench: setup-test ## Measure: build/bench/*.json and a table (QUICK=1 for about a minute)
 	@$(PY) scripts/bench.py $(if $(QUICK),--quick)
