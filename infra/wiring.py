@@ -127,7 +127,10 @@ def agent_config(
         "name": agent.name,
         "stack": stack,
         "intermediate_server": _server(relay),
-        "services": [{"id": service.id, "virtual_ip": service.virtual_ip} for service in reachable],
+        "services": [
+            {"id": service.id, "virtual_ip": service.virtual_ip, "connectors": [service.connector]}
+            for service in reachable
+        ],
         "virtual_ip": agent.virtual_ip,
         "mode": agent.mode,
         "forwards": [_forward(key, listen) for key, listen in agent.forwards.items()],
@@ -170,19 +173,34 @@ def _server(relay: RelayEndpoint) -> JsonObject:
     return {"host": relay.host, "port": relay.port, "server_name": relay.server_name}
 
 
+ADDRESS_AND_PORT: Final = "address-and-port-dependent"
+ENDPOINT_INDEPENDENT: Final = "endpoint-independent"
+
+
 def expected_path(
     agent: str, connector: str, agent_nat: NatOutput | None, connector_nat: NatOutput | None
 ) -> ExpectedPath:
-    """Return the path that `ztna-v1` takes between two NATs: everything through the intermediate.
+    """Return the path that a session ends up with between two NATs (RFC 4787 s4.1 and s5); None is no NAT at all.
 
-    The relay path needs outbound UDP on both sides and nothing else.
+    A direct path needs each side's packets to fit the hole that the other's made. A mapping that varies with the
+    destination cannot be known beforehand, so it fits only where the other side lets in any port.
     """
     blocked = [nat.name for nat in (agent_nat, connector_nat) if nat is not None and nat.udp_blocked]
     if blocked:
         reason = f"{' and '.join(blocked)} {'lets' if len(blocked) == 1 else 'let'} no UDP out"
         return ExpectedPath(agent=agent, connector=connector, path="none", reason=reason)
-    reason = "ztna-v1 carries traffic through the intermediate"
-    return ExpectedPath(agent=agent, connector=connector, path="relayed", reason=reason)
+    for varying, other in ((agent_nat, connector_nat), (connector_nat, agent_nat)):
+        if varying is None or varying.mapping == ENDPOINT_INDEPENDENT or other is None:
+            continue
+        if other.mapping != ENDPOINT_INDEPENDENT:
+            reason = f"{varying.name} and {other.name} both map by destination, so neither side can know where to send"
+        elif other.filtering == ADDRESS_AND_PORT:
+            reason = f"{varying.name} maps by destination, and {other.name} lets in only ports it has sent to"
+        else:
+            continue
+        return ExpectedPath(agent=agent, connector=connector, path="relayed", reason=reason)
+    reason = "both sides can know where to send, and sending at the same time opens the way"
+    return ExpectedPath(agent=agent, connector=connector, path="direct", reason=reason)
 
 
 def environment(

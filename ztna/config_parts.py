@@ -14,12 +14,16 @@ from ztna.config_types import (
     PortConfig,
     RelayAddress,
     ServiceConfig,
+    SessionConfig,
     TlsFiles,
     TunConfig,
 )
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("json", "text")
+PROTOCOLS: Final = ("auto", "v1", "v2")
+GATEWAYS: Final = ("user", "tun")
+QUIC_CORES: Final = ("auto", "aioquic", "qh3")
 DEFAULT_SERVER_NAME: Final = "ztna-server"
 MIN_TUN_MTU: Final = 576
 MAX_TUN_MTU: Final = 9000
@@ -71,6 +75,22 @@ def read_log(read: Reader) -> LogConfig:
         level=read.choice("log_level", LOG_LEVELS, default="info"),
         format=read.choice("log_format", LOG_FORMATS, default="text"),
     )
+
+
+def read_sessions(read: Reader) -> SessionConfig:
+    """How end-to-end sessions are made."""
+    return SessionConfig(
+        quic_core=read.choice("quic_core", QUIC_CORES, default="auto"),
+        direct=read.choice("direct", ("auto", "off"), default="auto") == "auto",
+        hairpin_probe=read.boolean("hairpin_probe", default=False),
+        birthday=read.boolean("birthday", default=False),
+    )
+
+
+def read_protocol(read: Reader) -> str:
+    """Versions of the protocol to speak: auto, v1 or v2."""
+    protocol: str = read.choice("protocol", PROTOCOLS, default="auto")
+    return protocol
 
 
 def read_relay(read: Reader) -> RelayAddress:
@@ -146,7 +166,8 @@ def read_agent_services(read: Reader) -> tuple[ServiceConfig, ...]:
     services: list[ServiceConfig] = []
     for item in read.items("services", default=None):
         virtual_ip = item.ip("virtual_ip", "virtualIp", default=None, v4=True)
-        services.append(ServiceConfig(id=_service_id(item), virtual_ip=virtual_ip))
+        connectors = item.texts("connectors")
+        services.append(ServiceConfig(id=_service_id(item), virtual_ip=virtual_ip, connectors=connectors))
         item.done()
     legacy = read.text("serviceId", default=None)
     if legacy is not None and all(service.id != legacy for service in services):

@@ -100,6 +100,13 @@ class Reader:
             raise self.error(name, f"{_shown(value)} is not a non-empty string")
         return value
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of non-empty strings, empty if it is not there."""
+        value = self._get(name, (), [])
+        if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
+            raise self.error(name, f"{_shown(value)} is not a list of non-empty strings")
+        return tuple(value)
+
     def boolean(self, name: str, *aliases: str, default: bool) -> bool:
         """true or false."""
         value = self._get(name, aliases, default)

@@ -88,6 +88,8 @@ class ServiceConfig:
     backend: tuple[str, int] | None = None
     protocol: str = "any"
     ports: tuple[PortConfig, ...] | None = None
+    connectors: tuple[str, ...] = ()
+    """At an agent: names of the connectors that may serve it; empty: any whose certificate grants it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +99,20 @@ class P2pConfig:
     port: int = 4434
     certificate: Pem | None = None
     key: Pem | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionConfig:
+    """End-to-end sessions of an agent or a connector.
+
+    `quic_core` is auto, aioquic or qh3. Without `direct` everything stays on the relay. `hairpin_probe` and `birthday`
+    allow what strains some NATs.
+    """
+
+    quic_core: str = "auto"
+    direct: bool = True
+    hairpin_probe: bool = False
+    birthday: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

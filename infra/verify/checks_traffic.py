@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from infra import ports
 from infra.outputs import ServiceOutput
-from infra.verify.context import Context, Json
+from infra.verify.context import Context, Json, wait_until
 from infra.verify.model import Result, judged, not_shown
 from infra.verify.stats import median
 
 ECHO_SIZES = (1, 2, 3, 16, 64, 256, 512, 576, 1000, 1024, 1199, 1200)
 _PATH_PACKETS = 20
+_SETTLE_S = 10.0
 BODY_BYTES = 10_000_000
 QUICK_BODY_BYTES = 1_000_000
 
@@ -31,6 +32,7 @@ def path(context: Context) -> Result:
     target = context.target(service, "udp", ports.ECHO) if service else None
     if target is None:
         return _NO_ECHO
+    _settle(context, promised.path)
     before = _relayed(context)
     seen = context.probe(
         context.agent_place, "udp-echo", "--target", target, "--sizes", 64, "--count", _PATH_PACKETS,
@@ -43,9 +45,23 @@ def path(context: Context) -> Result:
     return judged(found == promised.path, measured, f"{promised.path} ({promised.reason})")
 
 
+def _settle(context: Context, promised: str) -> None:
+    """Sessions begin on the relay: wait until the agent says that it left it, if that is what was promised."""
+    if promised == "direct":
+        wait_until(lambda: "direct" in _paths(context), _SETTLE_S)
+
+
+def _paths(context: Context) -> set[str]:
+    sessions = context.status(context.agent_place).get("sessions")
+    return {str(session.get("path")) for session in sessions} if isinstance(sessions, list) else set()
+
+
 def _relayed(context: Context) -> int:
-    counters = context.status(context.relay_place).get("counters") or {}
-    return int(counters.get("datagrams_to_connectors", 0))
+    """Packets that the relay has carried to connectors: in DATAGRAM frames of its own connections, and opaque."""
+    status = context.status(context.relay_place)
+    counters, relay = status.get("counters") or {}, status.get("relay") or {}
+    opaque = sum(int(session["packets"]["agent_to_connector"]) for session in relay.get("sessions", []))
+    return int(counters.get("datagrams_to_connectors", 0)) + opaque
 
 
 def udp_echo(context: Context) -> Result:

@@ -117,24 +117,43 @@ def test_the_policy_denies_what_it_does_not_name() -> None:
     assert policy.agent_address("stranger") is None
 
 
+ANY, ADDRESS, PORT = "endpoint-independent", "address-dependent", "address-and-port-dependent"
+
+
+def nat(name: str, mapping: str, filtering: str, *, blocked: bool = False) -> NatOutput:
+    return NatOutput(name=name, mapping=mapping, filtering=filtering, public_address="192.0.2.1", udp_blocked=blocked)
+
+
 @pytest.mark.parametrize(
-    ("agent_blocked", "connector_blocked", "path", "reason"),
+    ("agent", "connector", "path", "reason"),
     [
-        (False, False, "relayed", "through the intermediate"),
-        (True, False, "none", "nat-a lets no UDP out"),
-        (True, True, "none", "nat-a and nat-c let no UDP out"),
+        ((ANY, PORT), (ANY, PORT), "direct", "both sides can know"),
+        ((ANY, ANY), (PORT, PORT), "direct", "both sides can know"),
+        ((ANY, ADDRESS), (PORT, PORT), "direct", "both sides can know"),
+        ((ANY, PORT), (PORT, PORT), "relayed", "nat-c maps by destination, and nat-a lets in only ports"),
+        ((PORT, PORT), (ANY, PORT), "relayed", "nat-a maps by destination, and nat-c lets in only ports"),
+        ((PORT, PORT), (ADDRESS, PORT), "relayed", "nat-a and nat-c both map by destination"),
+        (None, (PORT, PORT), "direct", "both sides can know"),
+        (None, None, "direct", "both sides can know"),
     ],
 )
 def test_the_expected_path_follows_from_the_nats(
-    agent_blocked: bool, connector_blocked: bool, path: str, reason: str
+    agent: tuple[str, str] | None, connector: tuple[str, str] | None, path: str, reason: str
 ) -> None:
-    def nat(name: str, blocked: bool) -> NatOutput:
-        return NatOutput(name=name, mapping="m", filtering="f", public_address="192.0.2.1", udp_blocked=blocked)
-
-    found = wiring.expected_path("agent", "connector", nat("nat-a", agent_blocked), nat("nat-c", connector_blocked))
+    nats = (agent and nat("nat-a", *agent), connector and nat("nat-c", *connector))
+    found = wiring.expected_path("agent", "connector", *nats)
     assert found.path == path
     assert reason in found.reason
-    assert wiring.expected_path("agent", "connector", None, None).path == "relayed"
+
+
+@pytest.mark.parametrize(
+    ("agent_blocked", "connector_blocked", "reason"),
+    [(True, False, "nat-a lets no UDP out"), (True, True, "nat-a and nat-c let no UDP out")],
+)
+def test_a_network_that_lets_no_udp_out_has_no_path(agent_blocked: bool, connector_blocked: bool, reason: str) -> None:
+    nats = (nat("nat-a", ANY, PORT, blocked=agent_blocked), nat("nat-c", ANY, PORT, blocked=connector_blocked))
+    found = wiring.expected_path("agent", "connector", *nats)
+    assert (found.path, reason in found.reason) == ("none", True)
 
 
 def test_environment_templates_are_shell_readable_and_hold_no_secret() -> None:

@@ -187,6 +187,7 @@ class Overlay:
         value = {
             **identity(RELAY_LEAF), "ca_cert_pem": CA.cert_pem, "stack": "lab", "bind_addr": HOST,
             "port": self.relay_port, "alternate_port": 0, "metrics_port": 0, "policy_path": str(path),
+            "relay": "userspace", "admin_socket": str(self.directory / "admin.sock"),
             **self._intermediate,
         }  # fmt: skip
         self.relay = IntermediateServer(IntermediateConfig.from_json(value), quiet_log())

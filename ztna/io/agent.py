@@ -1,8 +1,9 @@
-"""The agent process: brings a machine's packets for the stack's services to the relay, and the answers back.
+"""The agent process: brings a machine's packets for the stack's services to their connectors, and the answers back.
 
 TUN mode (root or CAP_NET_ADMIN) routes the service addresses, and nothing else, to a device of its own. User mode needs
-no privilege: local TCP and UDP ports stand for a service's port, with a TCP of our own behind them. Both use one
-connection for all services and read everything there is before they transmit once.
+no privilege: local TCP and UDP ports stand for a service's port. Packets travel in an end-to-end session with the
+connector (`ztna.io.session`), or in DATAGRAM frames through the intermediate where the connector speaks only `ztna-v1`.
+Everything there is is read before anything is transmitted.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from ztna.io.dns import DnsResponder, ServiceZone
 from ztna.io.logs import Logger
 from ztna.io.metrics import Sample, counters_of
 from ztna.io.quic_types import ConnectionLimits
+from ztna.io.session.roles import agent_sessions, session_samples
 from ztna.io.tun import MAX_BATCH_PACKETS, MIN_MTU_BYTES, TunDevice, tun_available
 from ztna.io.udp import PAUSE_S, Address, UdpSocket
 from ztna.io.uplink import Uplink
@@ -48,6 +50,18 @@ class LocalSide(Protocol):
 
     def batch_ended(self) -> None:
         """The last chance to add packets to the transmit of this batch."""
+
+    def flow_received(self, flow: int, payload: bytes) -> None:
+        """A UDP payload of a session's flow."""
+
+    def flow_failed(self, flow: int, error: str) -> None:
+        """A session's UDP flow has no backend."""
+
+    def flow_closed(self, flow: int) -> None:
+        """The connector forgot a session's UDP flow."""
+
+    def sessions_changed(self) -> None:
+        """A session became ready or ended."""
 
     def status(self) -> dict[str, Any]:
         """The local side's part of /status."""
@@ -100,6 +114,7 @@ class Agent:
         self._make_local = local
         self._local: LocalSide | None = None
         self._dns: DnsResponder | None = None
+        self.sessions = agent_sessions(self)
 
     async def start(self) -> None:
         """Open the local side and dial the relay. Raises TunError or UdpBindError."""
@@ -111,6 +126,8 @@ class Agent:
 
     async def close(self) -> None:
         """Send the close frame, then remove the device or the listeners."""
+        if self.sessions is not None:
+            await self.sessions.close()
         await self.uplink.close()
         if self._dns is not None:
             self._dns.close()
@@ -118,21 +135,39 @@ class Agent:
             await self._local.close()
 
     def send_packets(self, packets: Sequence[bytes]) -> None:
-        """Wrap a batch of packets of the local side and transmit it once."""
+        """Queue a batch of packets of the local side, each the way its service is reached; `flush` transmits them."""
         wrap, send = self.control.wrap, self.uplink.send
-        for packet in packets:
+        for packet in packets if self.sessions is None else self.sessions.routes.send(packets):
             payload = wrap(packet)
             if payload is not None:
                 send(payload)
 
     def flush(self) -> None:
         """Transmit what was sent outside a batch, and deliver what the control core answered itself."""
+        if self.sessions is not None:
+            self.sessions.routes.flush()
         self.uplink.pump()
         self.uplink.endpoint.flush()
 
+    @property
+    def room(self) -> int:
+        """Packets that can be sent before they displace each other, on the ways that were used last."""
+        room = None if self.sessions is None else self.sessions.routes.room
+        return self.uplink.room if room is None else room
+
+    @property
+    def max_packet_bytes(self) -> int:
+        """Largest packet that every way takes: the MTU for the local side."""
+        sessions = self.sessions
+        limit = None if sessions is None else sessions.max_packet_bytes
+        if limit is None or sessions is None:
+            return self.control.max_packet_bytes
+        return limit if not any(map(sessions.legacy, self.virtual_ips)) else min(limit, self.control.max_packet_bytes)
+
     def not_ready(self) -> str | None:
-        """None when connected and registered for every service, else why not."""
-        return uplink_not_ready(self.uplink)
+        """None when every service is registered and can be reached, else why not."""
+        reason = uplink_not_ready(self.uplink)
+        return reason if reason is not None or self.sessions is None else self.sessions.not_ready()
 
     def status(self) -> Mapping[str, Any]:
         """The agent's part of /status."""
@@ -140,6 +175,7 @@ class Agent:
             **uplink_status(self.uplink, self.udp, self.virtual_ips),
             "virtual_ip": self.virtual_ip,
             "dns": None if self._dns is None else f"{self._dns.address[0]}:{self._dns.address[1]}",
+            "sessions": [] if self.sessions is None else self.sessions.status(),
             **({} if self._local is None else self._local.status()),
             "control": {name: value for name, value in self.control.stats.as_dict().items() if value},
         }
@@ -149,6 +185,7 @@ class Agent:
         prefix = "ztna_agent"
         return [
             *counters_of(f"{prefix}_control", "Control", self.control.stats),
+            *([] if self.sessions is None else session_samples(prefix, self.sessions)),
             *([] if self._local is None else self._local.samples(prefix)),
             *([] if self._dns is None else counters_of(f"{prefix}_dns", "Name responder", self._dns.zone.counters)),
             *uplink_samples(prefix, self.uplink, self.udp, self._started),
@@ -166,8 +203,16 @@ class Agent:
 
     def payload_limit_changed(self, max_bytes: int) -> None:
         """The control core knows the limit already; the local side wants the packet size that follows from it."""
+        self._follow_mtu()
+
+    def _follow_mtu(self) -> None:
         if self._local is not None:
-            self._local.mtu_changed(self.control.max_packet_bytes)
+            self._local.mtu_changed(self.max_packet_bytes)
+
+    def control_event(self, event: object) -> None:
+        """Sessions, and who serves what."""
+        if self.sessions is not None:
+            self.sessions.control_event(event)
 
     def batch_ended(self) -> None:
         """Let the local side add to this batch."""
@@ -177,6 +222,29 @@ class Agent:
     def non_quic(self, data: bytes, source: Address) -> bool:
         """This agent takes nothing but QUIC."""
         return False
+
+    # sessions
+
+    def flow_received(self, flow: int, payload: bytes) -> None:
+        """A UDP payload of a session's flow."""
+        if self._local is not None:
+            self._local.flow_received(flow, payload)
+
+    def flow_failed(self, flow: int, error: str) -> None:
+        """A session's UDP flow has no backend."""
+        if self._local is not None:
+            self._local.flow_failed(flow, error)
+
+    def flow_closed(self, flow: int) -> None:
+        """The connector forgot a session's UDP flow."""
+        if self._local is not None:
+            self._local.flow_closed(flow)
+
+    def sessions_changed(self) -> None:
+        """A session became ready or ended, or takes packets of another size."""
+        self._follow_mtu()
+        if self._local is not None:
+            self._local.sessions_changed()
 
 
 class TunSide:
@@ -208,9 +276,22 @@ class TunSide:
 
     def batch_ended(self) -> None:
         """Read the device again once the congestion window has opened."""
-        if self._paused and self._agent.uplink.room:
+        if self._paused and self._agent.room:
             self._paused = False
             self._device.resume()
+
+    def flow_received(self, flow: int, payload: bytes) -> None:
+        """Flows are for user mode."""
+
+    def flow_failed(self, flow: int, error: str) -> None:
+        """Flows are for user mode."""
+
+    def flow_closed(self, flow: int) -> None:
+        """Flows are for user mode."""
+
+    def sessions_changed(self) -> None:
+        """Read on: what was in the way may be gone."""
+        self.batch_ended()
 
     def status(self) -> dict[str, Any]:
         """Device and MTU."""
@@ -223,18 +304,18 @@ class TunSide:
 
     def _readable(self) -> None:
         """Read until the device is empty or the DATAGRAM queue is full, then transmit once."""
-        agent, uplink, device = self._agent, self._agent.uplink, self._device
+        agent, device = self._agent, self._device
         asked, self._asked_at = self._asked_at, agent.clock()
         # After a pause there is one packet: send it before asking for another (the loop calls again at once).
         alone = self._asked_at - asked > PAUSE_S
         for _ in range(1 if alone else READ_ROUNDS):
-            wanted = min(uplink.room, 1 if alone else MAX_BATCH_PACKETS)
+            wanted = min(agent.room, 1 if alone else MAX_BATCH_PACKETS)
             batch = device.read_batch(wanted)
             agent.send_packets(batch)
             if len(batch) < wanted or not batch:
                 break
         agent.flush()
-        if not uplink.room:
+        if not agent.room:
             # What stays in the kernel's queue is dropped there when that is full, which is what TCP expects of a link.
             self._paused = True
             device.pause()

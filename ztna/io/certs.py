@@ -4,6 +4,7 @@ The system's trust store is never used. A client's chain must end at the stack's
 for clients (extended key usage); who it names is read here and judged by `ztna.proto.identity` and the policy.
 """
 
+import contextlib
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -140,6 +141,15 @@ def names_of(certificate: x509.Certificate) -> VerifiedNames:
         tuple(names.get_values_for_type(x509.DNSName)),
         certificate.fingerprint(SHA256()).hex(),
     )
+
+
+def stack_of(certificate: x509.Certificate) -> str | None:
+    """The stack that a certificate's SPIFFE ID names, None if it has none that can be read."""
+    with contextlib.suppress(ValueError):
+        for uri in names_of(certificate).uris:
+            if uri.startswith("spiffe://"):
+                return uri.removeprefix("spiffe://").split("/")[0]
+    return None
 
 
 def _verify(

@@ -1,7 +1,8 @@
 """The connector process: dials out from beside the services and carries agents' packets to their backends.
 
-Flow: relay -> uplink -> packet gateway -> backend sockets, and back. Each batch of packets is processed whole and
-answered with one transmit. While the congestion window is shut, TCP data stays with the gateway and then with the
+Flow: session of an agent -> its gateway, streams, UDP flows -> backend sockets, and back (`ztna.io.session`). Agents that
+speak only `ztna-v1`: relay -> uplink -> packet gateway -> backend sockets, and back. Each batch of packets is processed
+whole and answered with one transmit. While the congestion window is shut, TCP data stays with the gateway and then with the
 backend, whose socket is not read; of UDP answers the oldest are dropped and counted.
 
 Its UDP port also answers raw binding requests and keepalives of agents, but only when P2P certificates are configured:
@@ -27,6 +28,7 @@ from ztna.io.logs import Logger
 from ztna.io.metrics import Sample, counters_of
 from ztna.io.quic_types import ConnectionLimits
 from ztna.io.resolve import BackendNames
+from ztna.io.session.roles import connector_sessions, session_samples, tun_gateway
 from ztna.io.udp import Address, UdpSocket
 from ztna.io.uplink import Uplink
 from ztna.proto.connector import ConnectorControl
@@ -58,10 +60,10 @@ class Connector:
         log: Logger,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._config = config
-        self._loop = loop
-        self._log = log
-        self._clock = clock
+        self.config = config
+        self.loop = loop
+        self.log = log
+        self.clock = clock
         self._started = clock()
         limits = apply_limits(config.limits, ConnectorLimits(), GatewayLimits(), ConnectionLimits())
         control_limits, gateway_limits, self._connection_limits = limits
@@ -92,14 +94,22 @@ class Connector:
         )
         self._gateway_timer = LazyTimer(loop, clock, self._gateway_due)
         self._drain_scheduled = False
+        self.tun = tun_gateway(self, services)
+        self.sessions = connector_sessions(self, services, gateway_limits)
 
     async def start(self) -> None:
         """Resolve the backends' names and dial the relay."""
         await self.names.start()
+        if self.tun is not None:
+            await self.tun.start()
         self.uplink.start()
 
     async def close(self) -> None:
         """Send the close frame and release every socket."""
+        if self.sessions is not None:
+            await self.sessions.close()
+        if self.tun is not None:
+            self.tun.close()
         await self.uplink.close()
         await self.names.close()
         self._gateway_timer.close()
@@ -111,14 +121,20 @@ class Connector:
 
     def status(self) -> Mapping[str, Any]:
         """The connector's part of /status."""
-        virtual_ips = {service.id: service.virtual_ip for service in self._config.services}
+        virtual_ips = {service.id: service.virtual_ip for service in self.config.services}
         return {
             **uplink_status(self.uplink, self.udp, virtual_ips),
             "p2p": self._p2p_enabled,
-            "sessions": {"udp": self.gateway.udp_flows, "tcp": self.gateway.tcp_sessions},
+            "sessions": [] if self.sessions is None else self.sessions.status(),
+            "flows": self._open_flows(),
             "counters": {name: value for name, value in _stats(self.gateway.stats).items() if value},
             "control": {name: value for name, value in self.control.stats.as_dict().items() if value},
         }
+
+    def _open_flows(self) -> dict[str, int]:
+        """UDP flows and TCP connections of agents of both protocols."""
+        more = {"udp": 0, "tcp": 0} if self.sessions is None else self.sessions.open_flows()
+        return {"udp": self.gateway.udp_flows + more["udp"], "tcp": self.gateway.tcp_sessions + more["tcp"]}
 
     def samples(self) -> list[Sample]:
         """Metrics; the first five have the names that dashboards of connectors in the field use."""
@@ -138,6 +154,7 @@ class Connector:
             *counters_of(f"{prefix}_backend", "Backend sockets", sockets),
             *counters_of(f"{prefix}_backend_tcp", "Backend TCP sockets", tcp),
             *counters_of(f"{prefix}_control", "Control", self.control.stats),
+            *([] if self.sessions is None else session_samples(prefix, self.sessions)),
             *uplink_samples(prefix, self.uplink, self.udp, self._started),
         ]
 
@@ -145,7 +162,7 @@ class Connector:
 
     def dialled(self, relay: Address) -> None:
         """Tell the control core which addresses its candidates may name."""
-        external = self._config.external_ip
+        external = self.config.external_ip
         port = self.udp.local_address[1]
         self.control.set_addresses(
             self.udp.local_address, relay=relay, external=None if external is None else (external, port)
@@ -153,7 +170,7 @@ class Connector:
 
     def packet_received(self, packet: bytes) -> None:
         """A packet of an agent."""
-        self.gateway.packet_received(packet, self._clock())
+        self.gateway.packet_received(packet, self.clock())
 
     def payload_limit_changed(self, max_bytes: int) -> None:
         """Let answers be as large as the relay leg takes."""
@@ -163,11 +180,16 @@ class Connector:
         """Carry out what the batch led to, so that it leaves with this batch's transmit."""
         self._drain()
 
+    def control_event(self, event: object) -> None:
+        """Invitations to sessions, and what belongs to them."""
+        if self.sessions is not None:
+            self.sessions.control_event(event)
+
     def non_quic(self, data: bytes, source: Address) -> bool:
         """Raw checks and keepalives of agents; see the module for who gets an answer."""
         if not self._p2p_enabled or not is_control(data):
             return False
-        answer = self.control.p2p.datagram_received(data, SocketAddress(*source), self._clock())
+        answer = self.control.p2p.datagram_received(data, SocketAddress(*source), self.clock())
         if answer is not None:
             self.udp.send(answer, source)
         return True
@@ -197,7 +219,7 @@ class Connector:
         """A socket spoke: drain once all sockets that are ready in this turn of the loop have."""
         if not self._drain_scheduled:
             self._drain_scheduled = True
-            self._loop.call_soon(self._drain_now)
+            self.loop.call_soon(self._drain_now)
 
     def _drain_now(self) -> None:
         self._drain_scheduled = False
@@ -205,7 +227,7 @@ class Connector:
         self.uplink.endpoint.flush()
 
     def _gateway_due(self) -> None:
-        self.gateway.handle_timer(self._clock())
+        self.gateway.handle_timer(self.clock())
         self._drain_now()
 
 

@@ -16,6 +16,7 @@ from ztna.proto.errors import IdentityError, PolicyError
 from ztna.proto.identity import Identity, parse_identity
 from ztna.proto.limits import ControlLimits, IntermediateLimits
 from ztna.proto.policy import Policy
+from ztna.proto.relay_types import RelayLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +143,16 @@ def control_limits(config: IntermediateConfig) -> ControlLimits:
     return limits
 
 
+def forward_limits(config: IntermediateConfig) -> RelayLimits:
+    """Bounds of the relay of sessions from the config; raises ConfigError."""
+    (limits,) = apply_limits(_limits_for(config, RelayLimits()), RelayLimits())
+    assert isinstance(limits, RelayLimits)
+    return limits
+
+
 def _limits_for(config: IntermediateConfig, *defaults: Any) -> dict[str, float]:
     """The limits that belong to some of the dataclasses; a name that belongs to none at all is an error."""
-    apply_limits(config.limits, AdmissionLimits(), ConnectionLimits(), IntermediateLimits(), ControlLimits())
+    known = (AdmissionLimits(), ConnectionLimits(), IntermediateLimits(), ControlLimits(), RelayLimits())
+    apply_limits(config.limits, *known)
     wanted = {field.name for default in defaults for field in fields(default)}
     return {name: number for name, number in config.limits.items() if name in wanted}

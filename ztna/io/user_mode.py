@@ -1,7 +1,8 @@
 """User mode of the agent, without any privilege: a local TCP or UDP port stands for a port of a service.
 
-Flow: local client -> listener -> `UserStack` (IP packets) -> agent -> relay, and back. TCP is terminated twice, by the
-kernel for the client and by the stack for the service, with back-pressure from one to the other.
+Flow: local client -> listener -> stream or UDP flow of a session (`ztna.io.session.forwards`). Where the connector
+speaks only `ztna-v1`: listener -> `UserStack` (IP packets) -> agent -> relay, and back; TCP is then terminated twice,
+by the kernel for the client and by the stack for the service, with back-pressure from one to the other.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from ztna.config_types import ServiceConfig
 from ztna.io.lazy_timer import LazyTimer
 from ztna.io.metrics import Sample, counters_of
 from ztna.io.resolve import address_family
+from ztna.io.session.forwards import SessionForwards
 from ztna.io.tcp_sockets import TcpSockets
 from ztna.io.udp import Address, UdpBindError, bind_error
 from ztna.proto.forward import UserStack
@@ -63,6 +65,11 @@ class UserMode:
         self._flows: dict[int, tuple[socket.socket, Address]] = {}
         self._flow_of: OrderedDict[tuple[int, Address], int] = OrderedDict()
         self._listeners: list[tuple[ForwardConfig, socket.socket]] = []
+        self.forwards: SessionForwards | None = None
+        if agent.sessions is not None:
+            self.forwards = SessionForwards(
+                agent.sessions, loop=agent.loop, clock=agent.clock, on_unreachable=self._unreachable
+            )
         try:
             for forward in forwards:
                 self._listeners.append((forward, listen(forward)))
@@ -78,9 +85,8 @@ class UserMode:
     def start(self) -> None:
         """Accept local clients from now on."""
         for forward, sock in self._listeners:
-            destination = int(IPv4Address(self._agent.virtual_ips[forward.service]))
             ready: Callable[..., None] = self._accept if forward.protocol == "tcp" else self._datagrams
-            self._agent.loop.add_reader(sock.fileno(), ready, sock, destination, forward.port)
+            self._agent.loop.add_reader(sock.fileno(), ready, sock, forward.service, forward.port)
             host, port = sock.getsockname()[:2]
             self._agent.log.info(
                 "forward", protocol=forward.protocol, listen=f"{host}:{port}", to=f"{forward.service}:{forward.port}"
@@ -89,6 +95,8 @@ class UserMode:
     async def close(self) -> None:
         """Close the listeners and reset what is open."""
         self._timer.close()
+        if self.forwards is not None:
+            self.forwards.close()
         self._tcp.close()
         self._close_listeners()
 
@@ -112,6 +120,29 @@ class UserMode:
         """Answer the packets of this batch within it."""
         self._drain()
 
+    def flow_received(self, flow: int, payload: bytes) -> None:
+        """A UDP payload of a session's flow."""
+        if self.forwards is not None:
+            self.forwards.flow_received(flow, payload)
+
+    def flow_failed(self, flow: int, error: str) -> None:
+        """A session's UDP flow has no backend."""
+        if self.forwards is not None:
+            self.forwards.flow_failed(flow, error)
+
+    def flow_closed(self, flow: int) -> None:
+        """The connector forgot a session's UDP flow."""
+        if self.forwards is not None:
+            self.forwards.flow_closed(flow)
+
+    def sessions_changed(self) -> None:
+        """Let clients that wait for a session use it."""
+        if self.forwards is not None:
+            self.forwards.sessions_changed()
+
+    def _unreachable(self) -> None:
+        self.counters.udp_unreachable += 1
+
     def status(self) -> dict[str, Any]:
         """The forwards and what is open."""
         return {
@@ -125,19 +156,41 @@ class UserMode:
                 }
                 for forward, sock in self._listeners
             ],
-            "sessions": {"udp": self.stack.udp_flows, "tcp": self.stack.tcp_sessions},
+            "flows": self._open_flows(),
         }
+
+    def _open_flows(self) -> dict[str, int]:
+        sessions, forwards = self._agent.sessions, self.forwards
+        tcp, udp = self.stack.tcp_sessions, self.stack.udp_flows
+        if sessions is not None and forwards is not None:
+            tcp += forwards.tcp_waiting + sum(len(sessions.streams_of(session)) for session in sessions.sessions)
+            udp += forwards.udp_flows
+        return {"udp": udp, "tcp": tcp}
 
     def samples(self, prefix: str) -> list[Sample]:
         """Local clients and the stack."""
         return [
             *counters_of(f"{prefix}_forward", "Local clients", self.counters),
             *counters_of(f"{prefix}_stack", "User-mode stack", self.stack.stats),
+            *(
+                []
+                if self.forwards is None
+                else counters_of(f"{prefix}_session_forward", "Forwards over sessions", self.forwards.counters)
+            ),
         ]
 
     # local clients
 
-    def _accept(self, listener: socket.socket, destination: int, port: int) -> None:
+    def _by_session(self, service: str) -> SessionForwards | None:
+        """What carries a service's clients, None if the stack does."""
+        sessions = self._agent.sessions
+        return None if sessions is None or sessions.legacy(service) else self.forwards
+
+    def _address_of(self, service: str) -> int:
+        return int(IPv4Address(self._agent.virtual_ips[service]))
+
+    def _accept(self, listener: socket.socket, service: str, port: int) -> None:
+        forwards = self._by_session(service)
         for _ in range(ACCEPTS_PER_WAKE):
             try:
                 sock, _ = listener.accept()
@@ -145,7 +198,10 @@ class UserMode:
                 # EAGAIN: nobody waits. EMFILE and the like: the kernel keeps the client waiting.
                 break
             sock.setblocking(False)
-            session = self.stack.open_tcp(destination, port, self._agent.clock())
+            if forwards is not None:
+                self._forward(forwards, sock, service, port)
+                continue
+            session = self.stack.open_tcp(self._address_of(service), port, self._agent.clock())
             if session is None:
                 self.counters.tcp_refused += 1
                 sock.close()
@@ -154,8 +210,16 @@ class UserMode:
             self._tcp.adopt(session, sock)
         self._drain_soon()
 
-    def _datagrams(self, sock: socket.socket, destination: int, port: int) -> None:
-        now, stack = self._agent.clock(), self.stack
+    def _forward(self, forwards: SessionForwards, sock: socket.socket, service: str, port: int) -> None:
+        if forwards.adopt(sock, service, port):
+            self.counters.tcp_accepted += 1
+        else:
+            self.counters.tcp_refused += 1
+            sock.close()
+
+    def _datagrams(self, sock: socket.socket, service: str, port: int) -> None:
+        now, stack, forwards = self._agent.clock(), self.stack, self._by_session(service)
+        destination = self._address_of(service)
         for _ in range(READS_PER_WAKE):
             try:
                 data, source = sock.recvfrom(65535)
@@ -165,6 +229,9 @@ class UserMode:
                 # The ICMP error of an answer to a client that is gone.
                 continue
             self.counters.udp_received += 1
+            if forwards is not None:
+                forwards.datagram(sock, source[:2], service, port, data)
+                continue
             key = (sock.fileno(), source[:2])
             flow = self._flow_of.get(key)
             if flow is None:

@@ -114,10 +114,11 @@ class AgentControl(ClientControl):
                     self._remember(packet)
                 return wrapped
             stats.drop_oversize += 1
-            self._answer_too_large(packet, self._budget_bytes - len(route[1]))
+            self.answer_too_large(packet, self._budget_bytes - len(route[1]))
         return None
 
-    def _answer_too_large(self, packet: bytes, mtu_bytes: int) -> None:
+    def answer_too_large(self, packet: bytes, mtu_bytes: int) -> None:
+        """Answer a packet by ICMP "fragmentation needed" (RFC 1191), as a DeliverPacket command."""
         error = build_fragmentation_needed(int.from_bytes(packet[16:20], "big"), packet, mtu_bytes)
         if error is not None and len(self._commands) < self._max_commands:
             self._commands.append(DeliverPacket(error))

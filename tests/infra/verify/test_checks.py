@@ -38,20 +38,35 @@ def echo_answer(lost: int = 0, altered: int = 0) -> dict[str, Any]:
     return {"sizes": [entry], "sent": 100, "equal": 100 - lost, "altered": altered, "lost": lost}
 
 
-def relay_page(*counts: int) -> Any:
-    """The relay's status pages one after another, each with its count of packets carried to connectors."""
-    pages = [{"status": 200, "json": {"counters": {"datagrams_to_connectors": count}}} for count in counts]
+def relay_page(*counts: int, sessions: bool = False, first: Sequence[dict[str, Any]] = ()) -> Any:
+    """The relay's status pages one after another, each with its count of packets carried to connectors.
+
+    Args: sessions: count them in a session rather than in DATAGRAM frames; first: pages asked for before.
+    """
+    pages = [*first]
+    for count in counts:
+        session = {"packets": {"agent_to_connector": count}}
+        json = {"relay": {"sessions": [session]}} if sessions else {"counters": {"datagrams_to_connectors": count}}
+        pages.append({"status": 200, "json": json})
     return lambda argv: pages.pop(0)
 
 
+@pytest.mark.parametrize("sessions", [False, True])
 @pytest.mark.parametrize(
     ("equal", "carried", "promised", "status"),
     [(20, 20, "relayed", Status.PASSED), (20, 0, "relayed", Status.FAILED), (0, 0, "relayed", Status.FAILED),
      (20, 1, "direct", Status.PASSED), (0, 20, "none", Status.PASSED), (20, 20, "none", Status.FAILED)],
 )  # fmt: skip
-def test_the_path_must_be_the_promised_one(equal: int, carried: int, promised: Any, status: Status) -> None:
+def test_the_path_must_be_the_promised_one(
+    equal: int, carried: int, promised: Any, status: Status, sessions: bool
+) -> None:
     path = ExpectedPath(agent="agent", connector="connector", path=promised, reason="so")
-    answers = {"udp-echo": {"sent": 20, "equal": equal}, "get-json": relay_page(5, 5 + carried)}
+    settled = {"status": 200, "json": {"sessions": [{"path": "direct"}]}}
+    first = [settled] if promised == "direct" else []
+    answers = {
+        "udp-echo": {"sent": 20, "equal": equal},
+        "get-json": relay_page(5, 5 + carried, sessions=sessions, first=first),
+    }
     assert checks_traffic.path(context(answers, expected_paths=(path,))).status is status
 
 

@@ -206,7 +206,7 @@ async def test_status_and_metrics_say_what_happened(tmp_path: Path) -> None:
             assert status["mode"] == "user"
             assert status["observed_address"].startswith("127.0.0.1:")
             assert status["forwards"][0]["listen"] == "{}:{}".format(*overlay.forward("udp"))
-            assert overlay.connector.status()["sessions"] == {"udp": 1, "tcp": 0}
+            assert overlay.connector.status()["flows"] == {"udp": 1, "tcp": 0}
             samples = {sample.name: sample.value for sample in overlay.connector.samples()}
             assert samples["ztna_connector_forwarded_packets"] == 1
             assert samples["ztna_connector_ready"] == 1

@@ -1,0 +1,410 @@
+"""The agent's sessions: one per connector, asked for as soon as the intermediate names a connector that has them.
+
+Flow per service: the intermediate names its connector -> Connect -> Granted -> session: relay path, handshake, proof
+both ways, ready -> packets and streams. While a session is being made a few packets wait for it. When the connector
+speaks only `ztna-v1`, packets go by DATAGRAM frames through the intermediate as before.
+
+A session outlives the connection to the intermediate: only its own peer, or silence, ends it. A new one replaces an
+old one once it is ready, so that nothing is sent into the void meanwhile.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from ztna.config_reader import ConfigError
+from ztna.io import certs
+from ztna.io.logs import Logger
+from ztna.io.quic_types import Credentials
+from ztna.io.session import identity
+from ztna.io.session.core import (
+    CoreEvent,
+    HandshakeDone,
+    PayloadLimit,
+    SessionTls,
+    StreamReceived,
+    StreamReset,
+    StreamWritable,
+    client_core,
+)
+from ztna.io.session.routes import Service, ServiceRoutes
+from ztna.io.session.session import Session
+from ztna.io.session.session_parts import SessionSettings
+from ztna.io.session.session_types import AgentSessionCounters, ControlPlane, Local
+from ztna.io.session.streams import StreamTable
+from ztna.proto.control.events import (
+    ControlUp,
+    Observed,
+    ServiceStateChanged,
+    SessionGranted,
+)
+from ztna.proto.end_to_end import (
+    UDP_FLOW,
+    CloseUdp,
+    FrameBuffer,
+    SessionReady,
+    UdpPayload,
+    UdpResult,
+    decode_message,
+    encode_message,
+    split_flow_datagram,
+)
+from ztna.proto.errors import WireError
+from ztna.proto.paths.candidates import Candidate
+from ztna.proto.paths.path_types import NatSeen, PathConfig, PathSelected
+from ztna.proto.paths.stun_types import Endpoint
+
+HELLO_STREAM: Final = 0
+RETRY_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
+MAX_SESSIONS: Final = 64
+
+
+class AgentSessions:
+    """See the module.
+
+    Args:
+        services: id -> (virtual IP, names of the connectors allowed to serve it; empty: any with the grant).
+        virtual_ip: our own inner address.
+        credentials: our certificate as it is on disk now.
+        too_large: called with a packet and the limit in bytes, to answer it by ICMP.
+    """
+
+    def __init__(
+        self,
+        services: Mapping[str, tuple[str, tuple[str, ...]]],
+        virtual_ip: str,
+        *,
+        stack: str,
+        anchors: certs.TrustAnchors,
+        credentials: Callable[[], Credentials],
+        control: ControlPlane,
+        local: Local,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float],
+        log: Logger,
+        paths: PathConfig,
+        core: str = "auto",
+        bind_addr: str = "0.0.0.0",
+        too_large: Callable[[bytes, int], None],
+    ) -> None:
+        self.counters = AgentSessionCounters()
+        self.routes = ServiceRoutes(services, virtual_ip, counters=self.counters, clock=clock, too_large=too_large)
+        self.services = self.routes.services
+        self._stack = stack
+        self._anchors = anchors
+        self._credentials = credentials
+        self._control = control
+        self._local = local
+        self._loop = loop
+        self._clock = clock
+        self._log = log
+        self._paths = paths
+        self._core = core
+        self._bind_addr = bind_addr
+        self._sessions: dict[bytes, Session] = {}
+        self._nonces: dict[bytes, bytes] = {}
+        self._hellos: dict[bytes, FrameBuffer] = {}
+        self._streams: dict[bytes, StreamTable] = {}
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Every session, also those not ready yet."""
+        return list(self._sessions.values())
+
+    def streams_of(self, session: Session) -> StreamTable:
+        """The TCP streams of a session."""
+        return self._streams[session.id]
+
+    def legacy(self, service_id: str) -> bool:
+        """Whether a service is reached by DATAGRAM frames through the intermediate."""
+        service = self.services.get(service_id)
+        return service is not None and service.session is None and service.protocol == 1
+
+    def session_for(self, service_id: str) -> Session | None:
+        """The ready session that carries a service."""
+        service = self.services.get(service_id)
+        return None if service is None or service.session is None or not service.session.ready else service.session
+
+    @property
+    def max_packet_bytes(self) -> int | None:
+        """Largest packet that every ready session takes, None if there is none."""
+        limits = [session.core.max_datagram_payload for session in self._sessions.values() if session.ready]
+        return min(limits, default=None)
+
+    async def close(self) -> None:
+        """Tell every peer, and forget all."""
+        for service in self.services.values():
+            self._cancel_retry(service)
+            service.protocol = 0
+        for session in self.sessions:
+            session.close("agent shutting down")
+        await asyncio.sleep(0)
+
+    # control plane
+
+    def control_event(self, event: object) -> None:
+        """An event of the control connection; others than those of sessions are ignored."""
+        match event:
+            case ControlUp():
+                self._control_up(event)
+            case ServiceStateChanged(service, connector, protocol):
+                self._service_changed(service, connector, protocol)
+            case SessionGranted():
+                self._granted(event)
+            case Observed(address):
+                for each in self.sessions:
+                    each.observed(address.ip)
+            case _:
+                session = self._sessions.get(getattr(event, "session", b""))
+                if session is not None:
+                    session.control_event(event)
+
+    def _control_up(self, event: ControlUp) -> None:
+        self._control.corners = tuple(Endpoint(*place) for place in event.stun[1:])
+        if event.protocol == 1:
+            # The intermediate knows no sessions, so nobody can be asked for one.
+            for service in self.services.values():
+                service.protocol, service.connector = 1, None
+                self._cancel_retry(service)
+                if service.session is None:
+                    self.routes.send_waiting(service)
+            self._local.sessions_changed()
+
+    def _service_changed(self, service_id: str, connector: str | None, protocol: int) -> None:
+        service = self.services.get(service_id)
+        if service is None:
+            return
+        service.connector, service.protocol = connector, protocol
+        service.attempts = 0
+        self._cancel_retry(service)
+        if protocol == 2:
+            self._request(service)
+        elif protocol == 1:
+            if service.session is not None and service.session.settings.peer != connector:
+                # Somebody else serves it now, and not by sessions.
+                service.session = None
+            if service.session is None:
+                self.routes.send_waiting(service)
+        self._local.sessions_changed()
+
+    def _request(self, service: Service) -> None:
+        """Ask for a session, naming the one there is with that connector so that it is taken up again."""
+        service.retry = None
+        present = next(
+            (s for s in self._sessions.values() if s.settings.peer == service.connector and not s.closed), None
+        )
+        self.counters.requested += 1
+        self._control.connect(service.id, None if present is None else (present.id, present.settings.key))
+        step = RETRY_S[min(service.attempts, len(RETRY_S) - 1)]
+        service.attempts += 1
+        if service.session is None:
+            delay = step * random.uniform(1.0, 1.5)  # noqa: S311 - spreads load, guards nothing
+            service.retry = self._loop.call_later(delay + 2.0, self._retry, service)
+
+    def _retry(self, service: Service) -> None:
+        service.retry = None
+        if service.protocol == 2 and service.session is None and not self._being_made(service):
+            self._request(service)
+        elif service.session is None and service.protocol == 2:
+            service.retry = self._loop.call_later(RETRY_S[-1], self._retry, service)
+
+    def _being_made(self, service: Service) -> bool:
+        return any(service.id in session.services and not session.closed for session in self._sessions.values())
+
+    def _cancel_retry(self, service: Service) -> None:
+        if service.retry is not None:
+            service.retry.cancel()
+            service.retry = None
+
+    def _granted(self, granted: SessionGranted) -> None:
+        wanted = [name for name in granted.services if name in self.services]
+        known = self._sessions.get(granted.session)
+        if known is not None:
+            known.services = tuple(dict.fromkeys((*known.services, *wanted)))
+            if known.ready:
+                self._attach(known)
+            return
+        if not wanted or len(self._sessions) >= MAX_SESSIONS:
+            self._control.end_session(granted.session, "not wanted")
+            return
+        self.counters.granted += 1
+        host, port = granted.relay
+        tls = SessionTls(ca_pem=self._anchors.pem, credentials=None)
+        settings = SessionSettings(
+            session=granted.session,
+            key=granted.key,
+            role="agent",
+            peer=granted.connector,
+            relay=Endpoint(host or self._control.relay_host, port),
+            corners=self._control.corners,
+            bind_addr=self._bind_addr,
+            paths=self._paths,
+        )
+        try:
+            session = Session(
+                settings,
+                core=lambda now: client_core(self._core, tls, now),
+                owner=self,
+                loop=self._loop,
+                clock=self._clock,
+                log=self._log,
+            )
+        except OSError as exc:
+            self._log.warning("session_failed", detail=str(exc))
+            self._control.end_session(granted.session, "no socket")
+            return
+        session.services = tuple(wanted)
+        self._sessions[session.id] = session
+        self._nonces[session.id] = granted.nonce
+        self._hellos[session.id] = FrameBuffer()
+        self._streams[session.id] = StreamTable(
+            session.core, loop=self._loop, clock=self._clock, on_input=session.flush_soon
+        )
+        session.start()
+
+    # SessionOwner
+
+    def session_event(self, session: Session, event: CoreEvent) -> None:
+        """Handshake, streams, payload limit."""
+        match event:
+            case HandshakeDone():
+                self._prove(session)
+            case StreamReceived(stream, data, fin):
+                if stream == HELLO_STREAM:
+                    session.core.consumed(stream, len(data))
+                    self._control_frames(session, data)
+                else:
+                    self._streams[session.id].received(stream, data, fin)
+            case StreamReset(stream, _):
+                self._streams[session.id].reset(stream)
+            case StreamWritable(stream):
+                self._streams[session.id].writable(stream)
+            case PayloadLimit():
+                self._local.sessions_changed()
+
+    def _prove(self, session: Session) -> None:
+        """The handshake showed the connector's certificate: judge it, then prove ourselves."""
+        chain = session.core.peer_chain
+        allowed = {name: self.services[name].connectors for name in session.services}
+        try:
+            session.services = identity.judge_connector(
+                chain, self._anchors, self._stack, expected=session.settings.peer, allowed=allowed
+            )
+            message = identity.hello(
+                self._credentials(), nonce=self._nonces[session.id], server_leaf=chain[0], session=session.id
+            )
+        except (identity.SessionRejected, ConfigError) as exc:
+            self.counters.rejected += 1
+            self._log.warning("session_refused", session=session.id.hex(), detail=str(exc))
+            session.close("the peer was refused")
+            return
+        stream = session.core.open_stream()
+        session.core.write(stream, encode_message(message))
+
+    def _control_frames(self, session: Session, data: bytes) -> None:
+        buffer = self._hellos[session.id]
+        try:
+            buffer.feed(data)
+            while (body := buffer.next_frame()) is not None:
+                message = decode_message(body)
+                if isinstance(message, SessionReady) and not session.proven:
+                    self._ready(session, message)
+                elif isinstance(message, UdpResult):
+                    self._local.flow_failed(message.flow, message.error)
+                elif isinstance(message, UdpPayload):
+                    self._local.flow_received(message.flow, message.payload)
+                elif isinstance(message, CloseUdp):
+                    self._local.flow_closed(message.flow)
+        except WireError as exc:
+            self.counters.dropped_malformed += 1
+            self._log.warning("session_refused", session=session.id.hex(), detail=str(exc))
+            session.close("malformed frame")
+
+    def _ready(self, session: Session, ready: SessionReady) -> None:
+        session.proven = True
+        session.services = tuple(name for name in session.services if name in ready.services)
+        self.counters.ready += 1
+        self._log.info("session_ready", peer=session.settings.peer, services=list(session.services))
+        self._attach(session)
+
+    def _attach(self, session: Session) -> None:
+        """Let the session carry its services; one that it leaves idle is closed."""
+        for name in session.services:
+            service = self.services[name]
+            self._cancel_retry(service)
+            service.attempts = 0
+            previous, service.session = service.session, session
+            if previous is not None and previous is not session:
+                self._close_if_idle(previous)
+            self.routes.send_waiting(service)
+        self._local.sessions_changed()
+
+    def _close_if_idle(self, session: Session) -> None:
+        if all(service.session is not session for service in self.services.values()):
+            session.close("replaced")
+
+    def session_datagrams(self, session: Session, datagrams: list[bytes]) -> None:
+        """Packets of the services, and payloads of UDP flows."""
+        own, by_address, local = self.routes.virtual_ip, self.routes.by_address, self._local
+        for data in datagrams:
+            if data and data[0] >> 4 == 4:
+                service = by_address.get(data[12:16])
+                if service is None or data[16:20] != own or service.session is not session:
+                    self.counters.dropped_foreign += 1
+                else:
+                    local.packet_received(data)
+            elif data and data[0] == UDP_FLOW and (found := split_flow_datagram(data)) is not None:
+                local.flow_received(*found)
+            else:
+                self.counters.dropped_malformed += 1
+
+    def session_batch_ended(self, session: Session) -> None:
+        """Let the local side answer within the batch."""
+        self._local.batch_ended()
+
+    def session_signal(self, session: Session, candidates: Sequence[Candidate], end: bool) -> None:
+        """Trickle our candidates."""
+        self._control.send_candidates(session.id, candidates, end)
+
+    def session_nat(self, session: Session, seen: NatSeen) -> None:
+        """Tell the peer what our NAT does."""
+        self._control.nat_report(session.id, seen.mapping, seen.filtering, seen.allocation)
+
+    def session_path(self, session: Session, selected: PathSelected) -> None:
+        """Tell the intermediate: it is one of the witnesses."""
+        self._control.path_report(session.id, selected, session.rtt_s, session.core.loss)
+
+    def session_closed(self, session: Session, reason: str) -> None:
+        """Forget the session; its services ask for another one."""
+        self._sessions.pop(session.id, None)
+        self._nonces.pop(session.id, None)
+        self._hellos.pop(session.id, None)
+        self.routes.forget(session)
+        streams = self._streams.pop(session.id, None)
+        if streams is not None:
+            streams.close()
+        self.counters.ended += 1
+        self._log.info("session_ended", session=session.id.hex(), peer=session.settings.peer, reason=reason)
+        self._control.end_session(session.id, reason)
+        for name in session.services:
+            service = self.services[name]
+            if service.session is session:
+                service.session = None
+            if service.protocol == 2 and service.session is None and service.retry is None:
+                delay = RETRY_S[min(service.attempts, len(RETRY_S) - 1)]
+                service.retry = self._loop.call_later(delay, self._retry, service)
+        self._local.sessions_changed()
+
+    # what people see
+
+    def not_ready(self) -> str | None:
+        """Which services still wait for their session, None if none does."""
+        waiting = [service for service in self.services.values() if service.protocol == 2 and service.session is None]
+        if not waiting:
+            return None
+        return f"waiting for a session with {waiting[0].connector} for {', '.join(service.id for service in waiting)}"
+
+    def status(self) -> list[dict[str, Any]]:
+        """The sessions of /status."""
+        return [session.status() for session in self._sessions.values()]
