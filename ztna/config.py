@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from ztna.config_parts import (
+    GATEWAYS,
     read_agent_services,
     read_connector_services,
     read_dns,
@@ -18,7 +19,9 @@ from ztna.config_parts import (
     read_http,
     read_log,
     read_p2p,
+    read_protocol,
     read_relay,
+    read_sessions,
     read_tls,
     read_tun,
 )
@@ -33,6 +36,7 @@ from ztna.config_types import (
     PortConfig,
     RelayAddress,
     ServiceConfig,
+    SessionConfig,
     TlsFiles,
     TunConfig,
 )
@@ -54,6 +58,7 @@ __all__ = [
     "PortConfig",
     "RelayAddress",
     "ServiceConfig",
+    "SessionConfig",
     "TlsFiles",
     "TunConfig",
     "apply_limits",
@@ -76,6 +81,7 @@ class IntermediateConfig:
     alternate_addr: str | None
     tls: TlsFiles
     allow_anonymous_v1: bool
+    protocol: str
     disable_retry: bool
     policy_path: Path | None
     relay: str
@@ -110,6 +116,7 @@ class IntermediateConfig:
             alternate_addr=read.ip("alternate_addr", default=None),
             tls=tls,
             allow_anonymous_v1=anonymous,
+            protocol=read_protocol(read),
             disable_retry=read.boolean("disable_retry", default=False),
             policy_path=base / policy if policy is not None else None,
             relay=read.choice("relay", RELAY_MODES, default="auto"),
@@ -137,9 +144,13 @@ class ConnectorConfig:
     name: str
     stack: str | None
     relay: RelayAddress
+    protocol: str
     services: tuple[ServiceConfig, ...]
     p2p: P2pConfig
     tls: TlsFiles
+    sessions: SessionConfig
+    gateway: str
+    policy_path: Path | None
     bind_addr: str
     external_ip: str | None
     http: HttpConfig
@@ -150,12 +161,17 @@ class ConnectorConfig:
     def from_json(cls, value: Mapping[str, Any], *, base: Path = Path(), where: str = "connector.json") -> Self:
         """Check a parsed file; raises ConfigError."""
         read = Reader(value, "", where)
+        policy = read.text("policy_path", default=None)
         config = cls(
             name=read.text("name", default="connector"),
             stack=read.text("stack", default=None),
             relay=read_relay(read),
+            protocol=read_protocol(read),
             services=read_connector_services(read),
             p2p=read_p2p(read, base),
+            sessions=read_sessions(read),
+            gateway=read.choice("gateway", GATEWAYS, default="user"),
+            policy_path=base / policy if policy is not None else None,
             tls=read_tls(read, base, certificate_required=False, ca_alias="ca_cert_path"),
             bind_addr=read.ip("bind_addr", default="0.0.0.0"),
             external_ip=read.ip("external_ip", default=None),
@@ -174,6 +190,7 @@ class AgentConfig:
     name: str
     stack: str | None
     relay: RelayAddress
+    protocol: str
     services: tuple[ServiceConfig, ...]
     virtual_ip: str | None
     mode: str
@@ -181,6 +198,7 @@ class AgentConfig:
     forwards: tuple[ForwardConfig, ...]
     dns: DnsConfig | None
     tls: TlsFiles
+    sessions: SessionConfig
     http: HttpConfig
     log: LogConfig
     limits: Mapping[str, float]
@@ -194,12 +212,14 @@ class AgentConfig:
             name=read.text("name", default="agent"),
             stack=read.text("stack", default=None),
             relay=read_relay(read),
+            protocol=read_protocol(read),
             services=services,
             virtual_ip=read.ip("virtual_ip", default=None, v4=True),
             mode=read.choice("mode", ("auto", "tun", "user"), default="auto"),
             tun=read_tun(read),
             forwards=read_forwards(read, services),
             dns=read_dns(read),
+            sessions=read_sessions(read),
             tls=read_tls(read, base, certificate_required=False, ca_alias="ca_cert_path"),
             http=read_http(read, 9092),
             log=read_log(read),

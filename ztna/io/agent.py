@@ -21,8 +21,9 @@ from ztna.io.logs import Logger
 from ztna.io.metrics import Sample, counters_of
 from ztna.io.quic_types import ConnectionLimits
 from ztna.io.session.roles import agent_sessions, session_samples
-from ztna.io.tun import MAX_BATCH_PACKETS, MIN_MTU_BYTES, TunDevice, tun_available
-from ztna.io.udp import PAUSE_S, Address, UdpSocket
+from ztna.io.tun import TunDevice, tun_available
+from ztna.io.tun_side import TunSide
+from ztna.io.udp import Address, UdpSocket
 from ztna.io.uplink import Uplink
 from ztna.io.user_mode import UserMode, parse_forward
 from ztna.proto.agent import AgentControl
@@ -30,7 +31,6 @@ from ztna.proto.gateway_types import GatewayLimits
 from ztna.proto.limits import AgentLimits
 
 ANY_ADDRESS: Final = "0.0.0.0"
-READ_ROUNDS: Final = 4
 
 
 class LocalSide(Protocol):
@@ -44,6 +44,13 @@ class LocalSide(Protocol):
 
     def packet_received(self, packet: bytes) -> None:
         """A packet from the relay, for the local side."""
+
+    def packets_received(self, packets: Sequence[bytes]) -> None:
+        """Packets of one session's batch."""
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What sessions may tell their peers of the local side."""
 
     def mtu_changed(self, mtu_bytes: int) -> None:
         """Packets may be this large now."""
@@ -225,6 +232,16 @@ class Agent:
 
     # sessions
 
+    def packets_received(self, packets: Sequence[bytes]) -> None:
+        """Packets of one session's batch."""
+        if self._local is not None:
+            self._local.packets_received(packets)
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What sessions may tell their peers of the local side."""
+        return () if self._local is None else self._local.capabilities
+
     def flow_received(self, flow: int, payload: bytes) -> None:
         """A UDP payload of a session's flow."""
         if self._local is not None:
@@ -245,80 +262,6 @@ class Agent:
         self._follow_mtu()
         if self._local is not None:
             self._local.sessions_changed()
-
-
-class TunSide:
-    """TUN mode: the kernel is the local side."""
-
-    def __init__(self, agent: Agent, device: TunDevice) -> None:
-        self._agent = agent
-        self._device = device
-        self._paused = False
-        self._asked_at = 0.0
-
-    def start(self) -> None:
-        """Read packets of the kernel from now on."""
-        self._device.start(self._agent.loop, self._readable)
-        self._agent.log.info("tun_up", device=self._device.name, mtu_bytes=self._device.mtu_bytes)
-
-    async def close(self) -> None:
-        """Remove the device, and with it its address and routes."""
-        self._device.close()
-
-    def packet_received(self, packet: bytes) -> None:
-        """Give a packet to the kernel."""
-        self._device.write(packet)
-
-    def mtu_changed(self, mtu_bytes: int) -> None:
-        """Follow the DATAGRAM limit, unless the config fixes the MTU: then larger packets are answered by ICMP."""
-        if self._agent.config.tun.mtu is None and mtu_bytes >= MIN_MTU_BYTES and mtu_bytes != self._device.mtu_bytes:
-            self._device.set_mtu(mtu_bytes)
-
-    def batch_ended(self) -> None:
-        """Read the device again once the congestion window has opened."""
-        if self._paused and self._agent.room:
-            self._paused = False
-            self._device.resume()
-
-    def flow_received(self, flow: int, payload: bytes) -> None:
-        """Flows are for user mode."""
-
-    def flow_failed(self, flow: int, error: str) -> None:
-        """Flows are for user mode."""
-
-    def flow_closed(self, flow: int) -> None:
-        """Flows are for user mode."""
-
-    def sessions_changed(self) -> None:
-        """Read on: what was in the way may be gone."""
-        self.batch_ended()
-
-    def status(self) -> dict[str, Any]:
-        """Device and MTU."""
-        return {"mode": "tun", "device": self._device.name, "mtu_bytes": self._device.mtu_bytes}
-
-    def samples(self, prefix: str) -> list[Sample]:
-        """Packets through the device."""
-        mtu = Sample(f"{prefix}_tun_mtu_bytes", "MTU of the device", self._device.mtu_bytes, "gauge")
-        return [mtu, *counters_of(f"{prefix}_tun", "TUN device", self._device.counters)]
-
-    def _readable(self) -> None:
-        """Read until the device is empty or the DATAGRAM queue is full, then transmit once."""
-        agent, device = self._agent, self._device
-        asked, self._asked_at = self._asked_at, agent.clock()
-        # After a pause there is one packet: send it before asking for another (the loop calls again at once).
-        alone = self._asked_at - asked > PAUSE_S
-        for _ in range(1 if alone else READ_ROUNDS):
-            wanted = min(agent.room, 1 if alone else MAX_BATCH_PACKETS)
-            batch = device.read_batch(wanted)
-            agent.send_packets(batch)
-            if len(batch) < wanted or not batch:
-                break
-        agent.flush()
-        if not agent.room:
-            # What stays in the kernel's queue is dropped there when that is full, which is what TCP expects of a link.
-            self._paused = True
-            device.pause()
 
 
 def virtual_ips(config: AgentConfig) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """The connector process: dials out from beside the services and carries agents' packets to their backends.
 
-Flow: session of an agent -> its gateway, streams, UDP flows -> backend sockets, and back (`ztna.io.session`). Agents that
-speak only `ztna-v1`: relay -> uplink -> packet gateway -> backend sockets, and back. Each batch of packets is processed
-whole and answered with one transmit. While the congestion window is shut, TCP data stays with the gateway and then with the
-backend, whose socket is not read; of UDP answers the oldest are dropped and counted.
+Flow: session of an agent -> its gateway, streams, UDP flows -> backend sockets, and back (`ztna.io.session`). Agents
+that speak only `ztna-v1`: relay -> uplink -> packet gateway -> backend sockets, and back. Each batch of packets is
+processed whole and answered with one transmit. While the congestion window is shut, TCP data stays with the gateway and
+then with the backend, whose socket is not read; of UDP answers the oldest are dropped and counted.
 
 Its UDP port also answers raw binding requests and keepalives of agents, but only when P2P certificates are configured:
 only from hosts that an offer relayed by the intermediate has named as a candidate, from those for a bounded time, and

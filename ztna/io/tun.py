@@ -270,6 +270,11 @@ class TunDevice:
         self.mtu_bytes = mtu_bytes
         return True
 
+    @property
+    def index(self) -> int:
+        """The interface's index."""
+        return socket.if_nametoindex(self.name)
+
     def close(self) -> None:
         """Remove the device with its address and routes; idempotent."""
         self.pause()

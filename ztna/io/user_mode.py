@@ -112,6 +112,17 @@ class UserMode:
         """A packet of a service."""
         self.stack.packet_received(packet, self._agent.clock())
 
+    def packets_received(self, packets: Sequence[bytes]) -> None:
+        """Packets of one session's batch."""
+        now, receive = self._agent.clock(), self.stack.packet_received
+        for packet in packets:
+            receive(packet, now)
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """Nothing that a peer would have to know."""
+        return ()
+
     def mtu_changed(self, mtu_bytes: int) -> None:
         """Follow the DATAGRAM limit."""
         self.stack.set_budget(mtu_bytes)

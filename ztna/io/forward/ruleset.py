@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 TABLE_PREFIX: Final = "ztna_relay_"
+GATEWAY_PREFIX: Final = "ztna_connector_"
 MARK: Final = 0x5A000000
 MARK_MASK: Final = 0xFF000000
 ALIVE_S: Final = 35

@@ -1,4 +1,4 @@
-"""Whose a relay's nftables table is: written into its comment, so that the next start can clear up after a dead one."""
+"""Whose an nftables table of a relay or a connector is: written into its comment, so that the next start can clear up after a dead one."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from ztna.io.forward.forwarding import Forwarding, is_on
 from ztna.io.forward.nfnetlink import delete_table, list_tables
-from ztna.io.forward.ruleset import TABLE_PREFIX
+from ztna.io.forward.ruleset import GATEWAY_PREFIX, TABLE_PREFIX
 
 _COMMENT: Final = re.compile(rb"ztna pid=(\d+) start=(\d+) pidns=(\d+) off=([a-z0-9,]*)")
 
@@ -88,7 +88,7 @@ def others_live(own_table: str) -> bool:
 
 
 def _relays(tables: Mapping[str, bytes]) -> dict[str, Owner | None]:
-    return {name: Owner.of(data) for name, data in tables.items() if name.startswith(TABLE_PREFIX)}
+    return {name: Owner.of(data) for name, data in tables.items() if name.startswith((TABLE_PREFIX, GATEWAY_PREFIX))}
 
 
 def _start_of(pid: int) -> int | None:

@@ -31,7 +31,7 @@ from ztna.io.session.core import (
 from ztna.io.session.routes import Service, ServiceRoutes
 from ztna.io.session.session import Session
 from ztna.io.session.session_parts import SessionSettings
-from ztna.io.session.session_types import AgentSessionCounters, ControlPlane, Local
+from ztna.io.session.session_types import UNFINISHED_CHECKSUMS, AgentSessionCounters, ControlPlane, Local
 from ztna.io.session.streams import StreamTable
 from ztna.proto.control.events import (
     ControlUp,
@@ -292,8 +292,9 @@ class AgentSessions:
                 chain, self._anchors, self._stack, expected=session.settings.peer, allowed=allowed
             )
             message = identity.hello(
-                self._credentials(), nonce=self._nonces[session.id], server_leaf=chain[0], session=session.id
-            )
+                self._credentials(), nonce=self._nonces[session.id], server_leaf=chain[0], session=session.id,
+                capabilities=self._local.capabilities,
+            )  # fmt: skip
         except (identity.SessionRejected, ConfigError) as exc:
             self.counters.rejected += 1
             self._log.warning("session_refused", session=session.id.hex(), detail=str(exc))
@@ -323,6 +324,9 @@ class AgentSessions:
 
     def _ready(self, session: Session, ready: SessionReady) -> None:
         session.proven = True
+        session.unfinished_checksums = UNFINISHED_CHECKSUMS in ready.capabilities and (
+            UNFINISHED_CHECKSUMS in self._local.capabilities
+        )
         session.services = tuple(name for name in session.services if name in ready.services)
         self.counters.ready += 1
         self._log.info("session_ready", peer=session.settings.peer, services=list(session.services))
@@ -347,17 +351,20 @@ class AgentSessions:
     def session_datagrams(self, session: Session, datagrams: list[bytes]) -> None:
         """Packets of the services, and payloads of UDP flows."""
         own, by_address, local = self.routes.virtual_ip, self.routes.by_address, self._local
+        packets: list[bytes] = []
         for data in datagrams:
             if data and data[0] >> 4 == 4:
                 service = by_address.get(data[12:16])
                 if service is None or data[16:20] != own or service.session is not session:
                     self.counters.dropped_foreign += 1
                 else:
-                    local.packet_received(data)
+                    packets.append(data)
             elif data and data[0] == UDP_FLOW and (found := split_flow_datagram(data)) is not None:
                 local.flow_received(*found)
             else:
                 self.counters.dropped_malformed += 1
+        if packets:
+            local.packets_received(packets)
 
     def session_batch_ended(self, session: Session) -> None:
         """Let the local side answer within the batch."""

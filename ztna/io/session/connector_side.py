@@ -31,7 +31,7 @@ from ztna.io.session.flows import FlowSockets
 from ztna.io.session.served import ServedSession
 from ztna.io.session.session import Session
 from ztna.io.session.session_parts import SessionSettings
-from ztna.io.session.session_types import Accepting, AgentTraffic, ConnectorSessionCounters
+from ztna.io.session.session_types import UNFINISHED_CHECKSUMS, Accepting, AgentTraffic, ConnectorSessionCounters
 from ztna.io.session.streams import StreamTable
 from ztna.proto.control.events import (
     ControlUp,
@@ -265,6 +265,7 @@ class ConnectorSessions:
             session.close("the proof was refused")
             return
         session.proven = True
+        state.capabilities = tuple(message.capabilities)
         self.counters.ready += 1
         self._serve(state)
         self._log.info("session_ready", peer=state.agent, services=list(session.services))
@@ -302,8 +303,10 @@ class ConnectorSessions:
             state.traffic = traffic
         assert state.traffic is not None
         state.traffic.allow(granted)
+        ours = state.traffic.capabilities
+        session.unfinished_checksums = UNFINISHED_CHECKSUMS in ours and UNFINISHED_CHECKSUMS in state.capabilities
         state.traffic.attach(session)
-        session.core.write(HELLO_STREAM, encode_message(SessionReady(granted)))
+        session.core.write(HELLO_STREAM, encode_message(SessionReady(granted, list(ours))))
 
     def _reap(self) -> None:
         """Forget the gateways of agents that have neither a session nor anything open."""

@@ -16,7 +16,9 @@ class SessionRejected(Exception):
     """The other side is not who it must be, or we cannot prove ourselves; the text says why, for our log only."""
 
 
-def hello(credentials: Credentials, *, nonce: bytes, server_leaf: bytes, session: bytes) -> SessionHello:
+def hello(
+    credentials: Credentials, *, nonce: bytes, server_leaf: bytes, session: bytes, capabilities: Sequence[str] = ()
+) -> SessionHello:
     """Return the agent's proof for one session, bound to the connector's nonce and certificate and to the session.
 
     Raises:
@@ -25,7 +27,7 @@ def hello(credentials: Credentials, *, nonce: bytes, server_leaf: bytes, session
     leaf = proof.leaf_sha256(server_leaf)
     try:
         signature = proof.sign(credentials, "session", nonce=nonce, server_leaf_sha256=leaf, session=session)
-        return SessionHello(list(proof.chain_der(credentials)), signature)
+        return SessionHello(list(proof.chain_der(credentials)), signature, capabilities=list(capabilities))
     except LocalProtocolError as exc:
         raise SessionRejected(str(exc)) from exc
 

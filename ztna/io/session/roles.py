@@ -121,10 +121,8 @@ def tun_gateway(connector: "Connector", services: Sequence[GatewayService]) -> T
     if config.gateway != "tun":
         return None
     if _material(config) is None:
-        raise ConfigError("gateway: tun carries packets of sessions, which need ca_cert, cert_path, key_path and a stack")
-    return TunGateway(
-        services, names=connector.names, loop=connector.loop, clock=connector.clock, log=connector.log
-    )
+        raise ConfigError("gateway: tun carries packets of sessions, which need ca_cert, cert_path, key_path and stack")
+    return TunGateway(services, names=connector.names, loop=connector.loop, clock=connector.clock, log=connector.log)
 
 
 def _may_reach(config: ConnectorConfig) -> Callable[[str, str], bool]:

@@ -16,6 +16,7 @@ class ServedSession:
         "agent",
         "agent_ip",
         "buffer",
+        "capabilities",
         "flows",
         "identity",
         "leaf",
@@ -36,6 +37,7 @@ class ServedSession:
         self.offered = tuple(invited.services)
         self.nonce = nonce
         self.buffer = FrameBuffer()
+        self.capabilities: tuple[str, ...] = ()
         self.streams: StreamTable | None = None
         self.flows: FlowSockets | None = None
         self.traffic: AgentTraffic | None = None

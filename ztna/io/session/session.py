@@ -65,6 +65,8 @@ class Session:
         self.proven = False
         """Whether both sides are known to each other: set by the owner."""
         self.services: tuple[str, ...] = ()
+        self.unfinished_checksums = False
+        """Whether both sides can UNFINISHED_CHECKSUMS: set by the owner."""
         self._owner = owner
         self._loop = loop
         self._clock = clock

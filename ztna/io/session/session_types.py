@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from ztna.proto.paths.candidates import Candidate
 from ztna.proto.paths.path_types import PathSelected
@@ -10,6 +10,10 @@ from ztna.proto.paths.stun_types import Endpoint
 
 if TYPE_CHECKING:
     from ztna.io.session.session import Session
+
+
+UNFINISHED_CHECKSUMS: Final = "unfinished-checksums"
+"""Both kernels finish checksums of TCP and UDP where a packet is delivered; the session authenticates it on its way."""
 
 
 class ControlPlane(Protocol):
@@ -43,8 +47,12 @@ class ControlPlane(Protocol):
 class Local(Protocol):
     """The local side of the agent, as sessions use it."""
 
-    def packet_received(self, packet: bytes) -> None:
-        """A packet of a service."""
+    def packets_received(self, packets: Sequence[bytes]) -> None:
+        """Packets of services, from one session's batch."""
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What our side of a session can, for the peer: UNFINISHED_CHECKSUMS."""
 
     def flow_received(self, flow: int, payload: bytes) -> None:
         """A UDP payload of a flow."""
@@ -101,6 +109,10 @@ class AgentTraffic(Protocol):
     @property
     def open_flows(self) -> tuple[int, int]:
         """UDP flows and TCP connections, as far as it knows them."""
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What our side of a session can, for the peer: UNFINISHED_CHECKSUMS."""
 
     def allow(self, services: Sequence[str]) -> None:
         """Say which services the agent reaches."""

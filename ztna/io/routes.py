@@ -1,0 +1,75 @@
+"""Routes of single IPv4 addresses, set over rtnetlink (rtnetlink(7)) from within an event loop: one short exchange.
+
+pyroute2 runs an event loop of its own, which cannot be nested in ours.
+"""
+
+import errno
+import os
+import socket
+from struct import Struct
+from typing import Final
+
+RTM_NEWROUTE: Final = 24
+RTM_DELROUTE: Final = 25
+NLM_F_REQUEST: Final = 0x01
+NLM_F_ACK: Final = 0x04
+NLM_F_REPLACE: Final = 0x100
+NLM_F_EXCL: Final = 0x200
+NLM_F_CREATE: Final = 0x400
+NLMSG_ERROR: Final = 2
+RTA_DST: Final = 1
+RTA_OIF: Final = 4
+RTA_METRICS: Final = 8
+RTAX_MTU: Final = 2
+RT_TABLE_MAIN: Final = 254
+RTPROT_STATIC: Final = 4
+RT_SCOPE_LINK: Final = 253
+RTN_UNICAST: Final = 1
+TIMEOUT_S: Final = 1.0
+
+_HEADER: Final = Struct("=IHHII")
+_ROUTE: Final = Struct("=BBBBBBBBI")
+_ATTRIBUTE: Final = Struct("=HH")
+_WORD: Final = Struct("=I")
+_ERROR: Final = Struct("=i")
+
+
+def add_route(address: str, interface: int) -> None:
+    """Route an address to an interface. Raises OSError: EEXIST if it has a route of its own already."""
+    _ask(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, address, interface, None)
+
+
+def set_route_mtu(address: str, interface: int, mtu_bytes: int) -> None:
+    """Say how large packets to a routed address may be. Raises OSError."""
+    _ask(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, address, interface, mtu_bytes)
+
+
+def remove_route(address: str, interface: int) -> None:
+    """Take a route away. Raises OSError: ESRCH if there is none."""
+    _ask(RTM_DELROUTE, 0, address, interface, None)
+
+
+def _ask(kind: int, flags: int, address: str, interface: int, mtu_bytes: int | None) -> None:
+    body = _ROUTE.pack(
+        socket.AF_INET, 32, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_LINK, RTN_UNICAST, 0
+    )  # fmt: skip
+    body += _attribute(RTA_DST, socket.inet_aton(address)) + _attribute(RTA_OIF, _WORD.pack(interface))
+    if mtu_bytes is not None:
+        body += _attribute(RTA_METRICS, _attribute(RTAX_MTU, _WORD.pack(mtu_bytes)))
+    request = _HEADER.pack(_HEADER.size + len(body), kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 0) + body
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
+        netlink.settimeout(TIMEOUT_S)
+        netlink.bind((0, 0))
+        netlink.send(request)
+        answer = netlink.recv(65536)
+    _, answered, _, _, _ = _HEADER.unpack_from(answer)
+    (code,) = _ERROR.unpack_from(answer, _HEADER.size)
+    if answered != NLMSG_ERROR:
+        raise OSError(errno.EPROTO, "the kernel answered something else")
+    if code:
+        raise OSError(-code, os.strerror(-code))
+
+
+def _attribute(kind: int, payload: bytes) -> bytes:
+    """One attribute, padded to four bytes as all of ours are."""
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(payload), kind) + payload
