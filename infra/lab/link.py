@@ -15,6 +15,12 @@ from infra.lab.topology import Impairment
 
 _ETHERNET_HEADER_BYTES = 14
 _ARP = b"\x08\x06"
+_IPV4 = b"\x08\x00"
+_PLAIN_IPV4 = 0x45
+_UDP = 17
+# Offsets in an Ethernet frame with an IPv4 header without options.
+_UDP_CHECKSUM = 40
+_UDP_PAYLOAD = 42
 
 
 @dataclass(slots=True)
@@ -25,6 +31,7 @@ class Counters:
     delivered: int = 0
     lost: int = 0
     duplicated: int = 0
+    corrupted: int = 0
     reordered: int = 0
     too_big: int = 0
     buffer_full: int = 0
@@ -40,6 +47,7 @@ class Direction:
         self._heap: list[tuple[float, int, bytes]] = []
         self._sequence = 0
         self._free_at = 0.0
+        self._bad = False
         self.change(impairment)
 
     def change(self, impairment: Impairment) -> None:
@@ -64,13 +72,34 @@ class Direction:
         if len(frame) > self._largest:
             self.counters.too_big += 1
             return
-        if impairment.loss and not arp and self._random() < impairment.loss:
+        if impairment.loss and not arp and self._is_lost(impairment):
             self.counters.lost += 1
             return
+        if impairment.corrupt and self._random() < impairment.corrupt:
+            frame = self._corrupted(frame)
         self._queue(frame, now)
         if impairment.duplicate and not arp and self._random() < impairment.duplicate:
             self.counters.duplicated += 1
             self._queue(frame, now)
+
+    def _is_lost(self, impairment: Impairment) -> bool:
+        """Gilbert's two states: all is lost in the bad one, which lasts `loss_burst` packets on average."""
+        if impairment.loss_burst == 1:
+            return self._random() < impairment.loss
+        leave = 1 / impairment.loss_burst
+        enter = impairment.loss * leave / (1 - impairment.loss)
+        self._bad = self._random() >= leave if self._bad else self._random() < enter
+        return self._bad
+
+    def _corrupted(self, frame: bytes) -> bytes:
+        """One byte of a UDP payload altered, and no checksum (0 in IPv4, RFC 768): the kernel takes it as good."""
+        if frame[12:14] != _IPV4 or len(frame) < _UDP_PAYLOAD + 1 or frame[14] != _PLAIN_IPV4 or frame[23] != _UDP:
+            return frame
+        self.counters.corrupted += 1
+        altered = bytearray(frame)
+        altered[_UDP_CHECKSUM : _UDP_CHECKSUM + 2] = b"\0\0"
+        altered[_UDP_PAYLOAD + int(self._random() * (len(frame) - _UDP_PAYLOAD))] ^= 0xFF
+        return bytes(altered)
 
     def _queue(self, frame: bytes, now: float) -> None:
         if len(self._heap) >= self._impairment.queue_packets:

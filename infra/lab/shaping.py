@@ -38,8 +38,13 @@ def netem_arguments(impairment: Impairment) -> list[str]:
     if delay_ms or impairment.jitter_ms:
         words += ["delay", f"{delay_ms:g}ms"]
         words += [f"{impairment.jitter_ms:g}ms"] if impairment.jitter_ms else []
+    if impairment.loss_burst > 1:
+        # Gilbert's model: into the state that loses all, and out of it.
+        leave = 1 / impairment.loss_burst
+        enter = impairment.loss * leave / (1 - impairment.loss)
+        words += ["loss", "gemodel", f"{enter * 100:g}%", f"{leave * 100:g}%"]
     for name, share in (
-        ("loss", impairment.loss),
+        ("loss", impairment.loss if impairment.loss_burst == 1 else 0.0),
         ("duplicate", impairment.duplicate),
         ("reorder", impairment.reorder),
     ):
@@ -123,12 +128,13 @@ def _link(port: Port) -> Link:
 
 
 def _ways(place: Place, run: str, wanted: Mapping[str, Port]) -> dict[str, str]:
-    """Which means each link gets: a path MTU black hole is beyond netem."""
+    """Which means each link gets: beyond netem are a path MTU black hole, and damage that a checksum does not tell."""
     netem = bool(wanted) and os.environ.get("ZTNA_LAB_SHAPER", "auto") != "shaper" and has_netem(place, run)
-    return {
-        name: "netem" if netem and not (_link(port).up.mtu_bytes or _link(port).down.mtu_bytes) else "shaper"
-        for name, port in wanted.items()
-    }
+
+    def beyond(port: Port) -> bool:
+        return any(way.mtu_bytes or way.corrupt for way in (_link(port).up, _link(port).down))
+
+    return {name: "netem" if netem and not beyond(port) else "shaper" for name, port in wanted.items()}
 
 
 def has_netem(place: Place, run: str) -> bool:

@@ -67,9 +67,11 @@ class Impairment(Spec, frozen=True):
     Args:
         delay_ms: one-way delay.
         jitter_ms: uniform spread around the delay; packets whose spreads cross are reordered, as on a real path.
-        loss: share of packets dropped, independently, 0 to 1.
+        loss: share of packets dropped, 0 to 1.
+        loss_burst: mean number of packets dropped in a row; 1 drops each independently of the others.
         reorder: share of packets sent at once instead of after the delay, 0 to 1.
         duplicate: share of packets delivered twice, 0 to 1.
+        corrupt: share of UDP packets whose payload is altered, with a checksum that does not tell, 0 to 1.
         rate_bps: bottleneck rate in bit/s of frames; None is unlimited.
         buffer_ms: the bottleneck's queue, as time at `rate_bps`; what would wait longer is dropped.
         mtu_bytes: IP packets above this are dropped silently (a path MTU black hole); None lets all pass.
@@ -79,21 +81,25 @@ class Impairment(Spec, frozen=True):
     delay_ms: float = 0.0
     jitter_ms: float = 0.0
     loss: float = 0.0
+    loss_burst: float = 1.0
     reorder: float = 0.0
     duplicate: float = 0.0
+    corrupt: float = 0.0
     rate_bps: int | None = None
     buffer_ms: float = 200.0
     mtu_bytes: int | None = None
     queue_packets: int = 20_000
 
     def __post_init__(self) -> None:
-        for name in ("loss", "reorder", "duplicate"):
+        for name in ("loss", "reorder", "duplicate", "corrupt"):
             share = getattr(self, name)
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} is {share}; give a share from 0 to 1 (3 % is 0.03)")
         for name in ("delay_ms", "jitter_ms", "buffer_ms"):
             if not 0 <= getattr(self, name) <= 60_000:
                 raise ValueError(f"{name} is {getattr(self, name)}; give milliseconds from 0 to 60000")
+        if not 1 <= self.loss_burst <= 1000 or (self.loss_burst > 1 and self.loss == 1):
+            raise ValueError(f"loss_burst is {self.loss_burst}; give packets from 1 to 1000, and a loss below 1")
         if self.rate_bps is not None and self.rate_bps < 1000:
             raise ValueError(f"rate_bps is {self.rate_bps}; give at least 1000 bit/s or leave it out")
         if self.mtu_bytes is not None and self.mtu_bytes < 68:

@@ -1,6 +1,8 @@
 """One direction of a link in virtual time."""
 
+import itertools
 import random
+import struct
 
 import pytest
 from hypothesis import given
@@ -107,6 +109,32 @@ def test_a_change_spares_what_is_under_way() -> None:
     assert link.due(0.05) == [frame(3)]
     assert link.due(0.1) == [frame(1)]
     assert link.counters.lost == 1
+
+
+@pytest.mark.parametrize(("loss", "burst"), [(0.12, 8.0), (0.25, 4.0), (0.4, 20.0)])
+def test_losses_come_in_bursts_of_the_length_asked_for(loss: float, burst: float) -> None:
+    link = direction(Impairment(loss=loss, loss_burst=burst))
+    count = 60_000
+    for number in range(count):
+        link.offer(frame(number), 0.0)
+    arrived = [int.from_bytes(item[14:18], "big") for item in link.due(0.0)]
+    gaps = [after - before - 1 for before, after in itertools.pairwise(arrived) if after - before > 1]
+    assert link.counters.lost / count == pytest.approx(loss, rel=0.1)
+    assert sum(gaps) / len(gaps) == pytest.approx(burst, rel=0.1)
+
+
+def test_damage_is_one_byte_of_the_payload_that_no_checksum_tells() -> None:
+    link = direction(Impairment(corrupt=1.0))
+    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 128, 0, 0, 64, 17, 0, bytes(4), bytes(4))
+    packet = IP + header + struct.pack("!HHHH", 1, 2, 108, 0xBEEF) + bytes(100)
+    for item in (packet, ARP, IP + b"\x60" + bytes(60)):
+        link.offer(item, 0.0)
+    damaged, *others = link.due(0.0)
+    assert others == [ARP, IP + b"\x60" + bytes(60)]
+    assert damaged[:40] == packet[:40]
+    assert damaged[40:42] == b"\0\0"
+    assert sum(before != after for before, after in zip(packet[42:], damaged[42:], strict=True)) == 1
+    assert link.counters.corrupted == 1
 
 
 @given(impairment=IMPAIRMENTS, count=st.integers(0, 60), seed=st.integers(0, 1000))

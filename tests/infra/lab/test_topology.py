@@ -19,6 +19,8 @@ IMPAIRMENTS = st.builds(
     reorder=SHARES,
     duplicate=SHARES,
     rate_bps=st.none() | st.integers(1000, 10**12),
+    loss_burst=st.just(1.0),
+    corrupt=SHARES,
     mtu_bytes=st.none() | st.integers(68, 65535),
 )
 NATS = st.builds(
@@ -76,6 +78,9 @@ def test_the_lab_is_the_one_in_the_documents() -> None:
     ("make", "message"),
     [
         (lambda: Impairment(loss=3), "3 % is 0.03"),
+        (lambda: Impairment(corrupt=2), "corrupt is 2"),
+        (lambda: Impairment(loss=0.1, loss_burst=0), "loss_burst is 0"),
+        (lambda: Impairment(loss=1, loss_burst=2), "a loss below 1"),
         (lambda: Impairment(delay_ms=-1), "delay_ms is -1"),
         (lambda: Impairment(rate_bps=10), "rate_bps is 10"),
         (lambda: Impairment(mtu_bytes=20), "IPv4 needs 68"),
