@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ztna.config import ConfigError, IntermediateConfig, load_intermediate
+from ztna.io.admin import DEFAULT_NAME as ADMIN_SOCKET
 from ztna.io.http import HttpServer, Response, role_routes
+from ztna.io.intermediate_relay import SessionRelay
 from ztna.io.intermediate_status import samples_of, status_of
 from ztna.io.logs import Logger, setup
 from ztna.io.material import control_limits, load_material, load_policy, relay_limits
@@ -51,6 +53,11 @@ DRAIN_S: Final = 2.4
 DRAIN_NOTICE_S: Final = 0.1
 CONTROL_FULL: Final = "control stream is full"
 POLICY_CHECK_S: Final = 2.0
+FIXED: Final = (
+    "bind_addr", "port", "alternate_port", "alternate_addr", "external_ip", "relay", "relay_workers", "relay_own_host",
+    "admin_socket", "http", "limits",
+)  # fmt: skip
+"""Keys that a reload does not apply."""
 
 
 class IntermediateServer:
@@ -61,6 +68,7 @@ class IntermediateServer:
 
     Args:
         reread: returns the config to use at a reload (SIGHUP), raising ConfigError.
+        admin_socket: where the admin socket is made unless the config says, None for nowhere.
     """
 
     def __init__(
@@ -70,11 +78,13 @@ class IntermediateServer:
         *,
         reread: Callable[[], IntermediateConfig] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        admin_socket: Path | None = None,
     ) -> None:
         self.config = config
         self.log = log
         self._reread = reread or (lambda: config)
         self._clock = clock
+        self._admin_socket = admin_socket
         self._started_at = clock()
         self._draining = False
         self._peers: dict[int, Peer] = {}
@@ -91,7 +101,8 @@ class IntermediateServer:
 
         Raises:
             ConfigError: certificates, policy or limits cannot be used.
-            UdpBindError, HttpBindError: a port cannot be bound.
+            UdpBindError, HttpBindError, AdminBindError: a port or the admin socket cannot be bound.
+            OSError: the config demands a back end of the relay that is not possible.
         """
         config, loop = self.config, asyncio.get_running_loop()
         material = self._material = load_material(config)
@@ -125,11 +136,15 @@ class IntermediateServer:
                 clock=self._clock,
                 loop=loop,
             )
+            self.relay = SessionRelay(self, self._admin_socket)
+            await self.relay.start()
             self.http = HttpServer(role_routes(ready=self.not_ready, metrics=self._metrics, status=self.status))
             self.http_address: tuple[str, int] | None = None
             if config.http.port or config.port == 0:
                 self.http_address = await self.http.start(config.http.addr, config.http.port)
         except BaseException:
+            if hasattr(self, "relay"):
+                await self.relay.close()
             self.udp.close()
             raise
         self.endpoint.start()
@@ -144,6 +159,7 @@ class IntermediateServer:
             http=self.http_address,
             retry=not config.disable_retry,
             receive_buffer_bytes=self.udp.receive_buffer_bytes,
+            relay=self.relay.relay.chosen(),
             version=version(),
         )
 
@@ -175,13 +191,13 @@ class IntermediateServer:
         self.log.info("draining", connections=self.endpoint.established_count)
         self.endpoint.set_server(None)
         if self.endpoint.peers and self.control.drain(DRAIN_S):
-            self._drain_commands()
-            self.endpoint.flush()
+            self.drain_commands()
             # A close frame discards what is queued before it.
             await asyncio.sleep(DRAIN_NOTICE_S)
         await self.endpoint.drain(0, DRAIN_REASON, DRAIN_S)
         if self._core_timer is not None:
             self._core_timer.cancel()
+        await self.relay.close()
         self.endpoint.close()
         self.stun.close()
         with contextlib.suppress(TimeoutError):
@@ -198,8 +214,7 @@ class IntermediateServer:
             self.log.error("reload failed, keeping the old certificates and policy", detail=str(exc))
             return False
         self._policy_stamp = _stamp(config.policy_path)
-        fixed = ("bind_addr", "port", "alternate_port", "alternate_addr", "external_ip", "http", "limits")
-        changed = [name for name in fixed if getattr(config, name) != getattr(self.config, name)]
+        changed = [name for name in FIXED if getattr(config, name) != getattr(self.config, name)]
         self.config, self._material = config, material
         self.endpoint.set_server(material.settings)
         self._set_policy(material.policy)
@@ -211,8 +226,7 @@ class IntermediateServer:
 
     def _set_policy(self, policy: Policy) -> None:
         self.core.set_policy(policy, self._clock())
-        self._drain_commands()
-        self.endpoint.flush()
+        self.drain_commands()
 
     async def _watch_policy(self) -> None:
         """Follow policy.json: a revocation must bite within 5 s without anybody sending a signal."""
@@ -272,6 +286,11 @@ class IntermediateServer:
             delay = max(0.001, due - self._clock())
             self._core_timer = asyncio.get_running_loop().call_later(delay, self._core_timer_fired)
 
+    def drain_commands(self) -> None:
+        """Do what the core asks, and send; for whoever changed its state from outside a batch."""
+        self._drain_commands()
+        self.endpoint.flush()
+
     def _do(self, command: SendStream | CloseConnection | OpenRelay | CloseRelay | Note) -> None:
         if isinstance(command, Note):
             getattr(self.log, command.level)(command.event, **command.fields)
@@ -302,8 +321,7 @@ class IntermediateServer:
         now = self._clock()
         self.core.handle_timer(now)
         self.control.handle_timer(now)
-        self._drain_commands()
-        self.endpoint.flush()
+        self.drain_commands()
 
     def now(self) -> float:
         """The monotonic time of this intermediate."""
@@ -332,9 +350,11 @@ class IntermediateServer:
         return Response(render(samples_of(self)), content_type=CONTENT_TYPE)
 
 
-async def serve(config: IntermediateConfig, log: Logger, reread: Callable[[], IntermediateConfig]) -> None:
+async def serve(
+    config: IntermediateConfig, log: Logger, reread: Callable[[], IntermediateConfig], admin_socket: Path | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT. A second one ends at once."""
-    server = IntermediateServer(config, log, reread=reread)
+    server = IntermediateServer(config, log, reread=reread, admin_socket=admin_socket)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     on_signals(loop, {signal.SIGTERM: stopped.set, signal.SIGINT: stopped.set})
@@ -350,11 +370,11 @@ def run(path: Path) -> None:
     """Run the intermediate of a config file to its end.
 
     Raises:
-        ConfigError, UdpBindError, HttpBindError: it could not start; the text says what to change.
+        ConfigError, UdpBindError, HttpBindError, AdminBindError: it could not start; the text says what to change.
     """
     config = load_intermediate(path)
     log = setup(level=config.log.level, format=config.log.format, node=config.name)
-    run_loop(serve(config, log, lambda: load_intermediate(path)))
+    run_loop(serve(config, log, lambda: load_intermediate(path), path.parent / ADMIN_SOCKET))
 
 
 def _stamp(path: Path | None) -> tuple[int, int, int] | None:

@@ -152,7 +152,8 @@ def forward_limits(config: IntermediateConfig) -> RelayLimits:
 
 def _limits_for(config: IntermediateConfig, *defaults: Any) -> dict[str, float]:
     """The limits that belong to some of the dataclasses; a name that belongs to none at all is an error."""
-    known = (AdmissionLimits(), ConnectionLimits(), IntermediateLimits(), ControlLimits(), RelayLimits())
-    apply_limits(config.limits, *known)
+    apply_limits(
+        config.limits, AdmissionLimits(), ConnectionLimits(), IntermediateLimits(), ControlLimits(), RelayLimits()
+    )
     wanted = {field.name for default in defaults for field in fields(default)}
     return {name: number for name, number in config.limits.items() if name in wanted}

@@ -1,6 +1,6 @@
 """The QUIC endpoint: one UDP socket, many connections, one transmit per batch.
 
-    UdpSocket -> _on_batch -> per datagram: non_quic hook | known connection | acceptor
+    UdpSocket -> receive -> per datagram: non_quic hook | known connection | acceptor
               -> events of that connection (authenticated first) -> on_event / on_datagram
               -> on_batch_end (the core's commands) -> packets of dirty connections -> one send_batch
 
@@ -84,7 +84,7 @@ class QuicEndpoint:
 
     def start(self) -> None:
         """Begin to receive."""
-        self.udp.start(self._loop, self._on_batch)
+        self.udp.start(self._loop, self.receive)
 
     def set_server(self, settings: ServerSettings | None) -> None:
         """Accept new connections with these settings from now on (None: accept none). Existing ones are not touched."""
@@ -144,7 +144,8 @@ class QuicEndpoint:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._all_gone.wait(), timeout_s)
 
-    def _on_batch(self, batch: list[Datagram]) -> None:
+    def receive(self, batch: list[Datagram]) -> None:
+        """Take datagrams for our address: the socket's, or what reached another socket that shares it."""
         now = self._clock()
         self._in_batch = True
         for data, address in batch:

@@ -66,6 +66,7 @@ class Relay:
         self._own_read_at = -math.inf
         self._counted: dict[bytes, PairCounters] = {}
         self._failed: set[bytes] = set()
+        self._reason: str | None = None
         self._past = PairCounters()
         self.failures = 0
 
@@ -88,11 +89,16 @@ class Relay:
         )  # fmt: skip
         self._forwarder = choose(self._mode, place, self._report)
         self._read_own_addresses()
-        self._log.info("relay of opaque packets", backend=self.backend, workers=self._workers or None)
         self._tick_handle = loop.call_later(TICK_S, self._tick)
 
+    def chosen(self) -> str:
+        """The back end that was chosen, and why not the kernel's."""
+        return f"{self.backend} ({self._reason})" if self._reason else self.backend
+
     def _report(self, reason: str) -> None:
-        self._log.warning("relay in user space", reason=reason)
+        self._reason = f"not the kernel: {reason}"
+        if self._tick_handle is not None:
+            self._log.warning("relay leaves the kernel", reason=reason)
 
     def close(self) -> None:
         """Stop forwarding and leave nothing behind; idempotent."""
