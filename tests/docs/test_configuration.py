@@ -138,6 +138,7 @@ def test_every_key_of_the_policy_is_named_and_no_other() -> None:
 LIMIT_TABLES = {
     "IntermediateLimits": "Intermediate:",
     "AdmissionLimits": "Handshakes at the intermediate",
+    "RelayLimits": "Relay of sessions",
     "ConnectorLimits": "Connector:",
     "AgentLimits": "Agent:",
     "GatewayLimits": "Packet gateway of a connector",
