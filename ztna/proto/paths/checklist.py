@@ -194,7 +194,7 @@ class Checklist:
             return None
         if self._selector.kind is not PathKind.DIRECT:
             # Proving that it is back: answers in a row, as soon as the dwell is over.
-            if pair.health.streak < self._selector.wants_answers:
+            if pair.health.streak < self._selector.wants_answers(now):
                 return now + CONFIRM_S
             return now + (BUSY_CHECK_S if busy else 5 * BUSY_CHECK_S)
         return now + self._consent_gap() if pair in self._alternates(pair, including=True) else None

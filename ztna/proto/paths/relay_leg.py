@@ -15,7 +15,7 @@ from ztna.proto.paths.stun_types import Endpoint
 BUSY_KEEPALIVE_S: Final = 5.0
 UNANSWERED_EVERY_S: Final = 2.0
 """Between requests of a series that got no answer at all: a relay that comes back is found within this."""
-DEAD_AFTER_MISSES: Final = 3
+DEAD_AFTER_MISSES: Final = 6
 SILENCE_S: Final = 0.25
 """Packets leave on this leg and nothing has come back for this long: the mapping may have moved."""
 SILENCE_PROBE_MAX_S: Final = 5.0
@@ -41,15 +41,14 @@ class RelayLeg:
     _attempts: int = 0
     _silence_gap_s: float = SILENCE_S
 
-    @property
-    def is_alive(self) -> bool:
-        """It answers, as far as is known; a single lost keepalive says nothing."""
-        return self.health.last_answer_at is not None and self.health.misses < DEAD_AFTER_MISSES
+    def has_answered_since(self, at: float) -> bool:
+        """Whether anything came from the relay since a time: then it is there now, not only at the last keepalive."""
+        return self.heard_at >= at
 
     @property
     def is_dead(self) -> bool:
         """Its silence is no accident."""
-        return self.health.last_answer_at is None or self.health.misses >= 2 * DEAD_AFTER_MISSES
+        return self.health.last_answer_at is None or self.health.misses >= DEAD_AFTER_MISSES
 
     @property
     def can_carry(self) -> bool:
@@ -69,7 +68,9 @@ class RelayLeg:
         if self._attempts == 1:
             self._series_at = now
         if self._attempts < len(RETRANSMIT_AT_S):
-            self.next_at = self._series_at + RETRANSMIT_AT_S[self._attempts]
+            # Not before an answer could be here.
+            soonest_s = self._attempts * 1.25 * (self.health.srtt_s or 0.0)
+            self.next_at = self._series_at + max(RETRANSMIT_AT_S[self._attempts], soonest_s)
         else:
             self.next_at = now + UNANSWERED_EVERY_S
 

@@ -5,7 +5,7 @@ relay -> silence (a second miss) moves them there -> direct again after two answ
 
 One switch each way per outage: a path that loses packets by chance, or that failed within the last minute, is left
 only after `SILENCE_S` without any answer, during which the relay carries a copy of everything; and each failure within
-the last minute doubles the dwell, up to 10 s.
+the last minute doubles the dwell, up to 10 s, and asks for two more answers, up to six.
 """
 
 from collections import deque
@@ -28,6 +28,7 @@ FORGIVEN_S: Final = 10.0
 FIRST_DWELL_S: Final = 0.5
 MAX_DWELL_S: Final = 10.0
 ANSWERS_TO_RETURN: Final = 2
+MAX_ANSWERS_FACTOR: Final = 3
 ANSWERS_TO_BE_PREFERRED: Final = 10
 CONSENT_S: Final = 30.0
 """RFC 7675 s5.1: no packet is sent to a peer that has not answered for this long."""
@@ -65,10 +66,11 @@ class PathSelector:
             self._evaluate_other(pairs, relay, now)
         self._set_routes(relay)
 
-    @property
-    def wants_answers(self) -> int:
-        """Checks in a row that a pair must answer before it is used."""
-        return ANSWERS_TO_RETURN if self._was_direct else 1
+    def wants_answers(self, now: float) -> int:
+        """Checks in a row that a pair must answer before it is used; two, and more the more often direct failed."""
+        if not self._was_direct:
+            return 1
+        return ANSWERS_TO_RETURN * min(MAX_ANSWERS_FACTOR, max(1, self.recent_failures(now)))
 
     def dwell_s(self, now: float) -> float:
         """Seconds that must pass between leaving direct and returning to it."""
@@ -102,7 +104,7 @@ class PathSelector:
     def _evaluate_other(self, pairs: Iterable[Pair], relay: RelayLeg | None, now: float) -> None:
         relay_carries = relay is not None and relay.can_carry
         in_need = not relay_carries or (relay is not None and relay.is_dead)
-        pair = self._best(pairs, 1 if in_need else self.wants_answers)
+        pair = self._best(pairs, 1 if in_need else self.wants_answers(now))
         if pair is not None and (in_need or now - self._switched_at >= self.dwell_s(now)):
             self._use_pair(pair, "direct-recovered" if self._was_direct else "check-succeeded", now)
         elif relay is None or not relay_carries:
@@ -123,7 +125,7 @@ class PathSelector:
         if other is not None:
             current.health.failed = True
             self._use_pair(other, "pair-failed", now)
-        elif relay is not None and relay.can_carry and relay.is_alive and self._is_silent(current, now):
+        elif relay is not None and self._is_silent(current, now) and self._can_take_over(relay, current):
             self._fail(current, now)
             self._change(PathKind.RELAY, relay.remote, relay.local, "check-missed" if busy else "consent-lost", now)
         elif now - (current.health.last_answer_at or self.since) >= CONSENT_S:
@@ -132,6 +134,10 @@ class PathSelector:
                 self._change(PathKind.RELAY, relay.remote, relay.local, "consent-expired", now)
             else:
                 self._change(PathKind.NONE, None, 0, "consent-expired", now)
+
+    def _can_take_over(self, relay: RelayLeg, silent: Pair) -> bool:
+        # Its address is proved anew at the first miss. Until that is answered packets go both ways.
+        return relay.can_carry and relay.has_answered_since(silent.health.first_miss_at)
 
     def _is_silent(self, pair: Pair, now: float) -> bool:
         health = pair.health
