@@ -1,6 +1,6 @@
 """Token buckets: burst, refill, independence of sources, bounds."""
 
-from ztna.proto.ratelimit import SourceLimiter
+from ztna.proto.ratelimit import SourceLimiter, TokenBucket
 
 
 def drawn(limiter: SourceLimiter, source: str, now: float, tries: int = 100) -> int:
@@ -36,3 +36,11 @@ def test_the_source_longest_unseen_is_forgotten_first() -> None:
     assert limiter.allow("c", 0.0)
     assert not limiter.allow("a", 0.0)
     assert limiter.allow("b", 0.0)
+
+
+def test_a_bucket_starts_full_regains_by_time_and_never_holds_more() -> None:
+    bucket = TokenBucket(2.0, 3.0)
+    assert [bucket.take(10.0) for _ in range(4)] == [True, True, True, False]
+    assert [bucket.take(10.5) for _ in range(2)] == [True, False]
+    assert [bucket.take(1000.0) for _ in range(4)] == [True, True, True, False]
+    assert not bucket.take(999.0)

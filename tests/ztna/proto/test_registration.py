@@ -90,3 +90,15 @@ def test_a_new_connection_starts_over() -> None:
 def test_a_client_without_services_is_our_own_mistake() -> None:
     with pytest.raises(LocalProtocolError):
         Registration(RegisterAgent, [])
+
+
+def test_standby_is_a_state_of_its_own_that_is_asked_about_once_a_minute() -> None:
+    subject = Registration(RegisterConnector, ["a"])
+    assert not subject.standby("a", 0.0)
+    subject.connected(0.0)
+    assert subject.services_due(0.0) == ["a"]
+    assert (subject.standby("a", 0.1), subject.standby("a", 0.2), subject.standby("b", 0.2)) == (True, False, False)
+    assert (subject.state("a"), subject.get_timer()) == (RegistrationState.STANDBY, 60.2)
+    assert (subject.services_due(60.2), subject.get_timer()) == (["a"], 120.2)
+    assert subject.accepted("a")
+    assert (subject.state("a"), subject.get_timer()) == (RegistrationState.REGISTERED, None)

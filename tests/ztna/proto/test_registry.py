@@ -1,7 +1,7 @@
 """Registry: who holds a service, who succeeds whom, and nothing left behind."""
 
 from tests.ztna.proto.intermediate_bed import agent, connector
-from ztna.proto.registry import Peer, Registry, Service
+from ztna.proto.registry import Claim, Peer, Registry, Service
 
 ADDRESS = ("203.0.113.5", 1)
 
@@ -81,3 +81,48 @@ def test_succession_is_by_identity_and_age_and_ends_with_the_successor() -> None
     assert successors() == [new, None, None, None, None]
     subject.remove(new)
     assert successors() == [None] * 5
+
+
+def v2(subject: Registry, conn: int, claimed: int, name: str = "connector") -> Peer:
+    peer = subject.add(conn, connector(name), ADDRESS, 2)
+    peer.claimed = claimed
+    return peer
+
+
+def test_processes_are_ordered_by_their_start_and_connections_of_one_by_their_order() -> None:
+    subject, service = registry()
+    first, second, older = v2(subject, 1, 50), v2(subject, 2, 50), v2(subject, 3, 49)
+    subject.take(first, service)
+    claims = [subject.claim(peer, b"echo", 0.0, 10.0) for peer in (first, second, older)]
+    assert claims == [Claim.TAKE, Claim.TAKE, Claim.STANDBY]
+    foreign, legacy = v2(subject, 4, 99, "other"), subject.add(5, connector("other"), ADDRESS)
+    assert [subject.claim(peer, b"echo", 0.0, 10.0) for peer in (foreign, legacy)] == [Claim.STANDBY, Claim.REFUSED]
+
+
+def test_a_takeover_by_another_process_waits_after_the_last_one_and_a_reconnect_does_not() -> None:
+    subject, service = registry()
+    one, two, three = v2(subject, 1, 1), v2(subject, 2, 2), v2(subject, 3, 3)
+    again = v2(subject, 4, 2)
+    subject.take(one, service, 100.0)
+    assert subject.claim(two, b"echo", 100.0, 10.0) is Claim.TAKE
+    subject.take(two, service, 100.0)
+    assert subject.takeover_due(three, b"echo", 10.0) == 110.0
+    assert subject.claim(three, b"echo", 109.0, 10.0) is Claim.STANDBY
+    assert subject.claim(three, b"echo", 110.0, 10.0) is Claim.TAKE
+    assert subject.takeover_due(again, b"echo", 10.0) is None
+    assert subject.claim(again, b"echo", 101.0, 10.0) is Claim.TAKE
+
+
+def test_a_standby_keeps_a_service_and_leaves_nothing_behind() -> None:
+    subject, service = registry()
+    holder, waiting = v2(subject, 1, 1), v2(subject, 2, 1, "other")
+    subject.take(holder, service)
+    subject.stand_by(waiting, service)
+    subject.remove(holder)
+    assert subject.services == {b"echo": service}
+    subject.take(waiting, service)
+    assert (service.standbys, waiting.standing_by, service.connector) == ({}, {}, waiting)
+    subject.stand_by(waiting, service)
+    subject.stand_down(waiting, service)
+    subject.remove(waiting)
+    assert (subject.services, subject.peers) == ({}, {})

@@ -91,6 +91,7 @@ class Member:
 
     def take(self, kind: type | None = None) -> list[Any]:
         """Return the events since the last call, of one kind if asked."""
+        self.world.drain(self)
         found, self.events = self.events, []
         return [event for event in found if kind is None or isinstance(event, kind)]
 
@@ -163,7 +164,7 @@ class World:
                 busy = True
                 self._from_relay(command)
             for member in list(self.members.values()):
-                busy |= self._from_member(member)
+                busy |= self.drain(member)
 
     def _from_relay(self, command: object) -> None:
         match command:
@@ -184,7 +185,8 @@ class World:
             case _:
                 self.notes.append(getattr(command, "event", ""))
 
-    def _from_member(self, member: Member) -> bool:
+    def drain(self, member: Member) -> bool:
+        """Do what a client asks for, and keep its events; whether there was anything."""
         busy = False
         while (command := member.control.next_command()) is not None:
             busy = True
