@@ -182,6 +182,7 @@ class Pair:
             timer = side.core.get_timer()
             if timer is not None and timer <= self.now:
                 side.core.handle_timer(self.now)
+            self.drain(side)
         return True
 
     def run(self, for_s: float, until: Callable[[], bool] | None = None, max_steps: int = 1_000_000) -> bool:

@@ -66,6 +66,7 @@ class Qh3Core(CoreBase):
         # A server's native core cannot grow its payloads: it is made large, and held small until the path is known.
         self._cleared = is_client
         self._clear_by = math.inf
+        self._flight = 0
         self._trickle: list[tuple[int, bytes, bool]] = []
 
     def start(self, now: float) -> None:
@@ -120,6 +121,8 @@ class Qh3Core(CoreBase):
         for event in connection.receive_handshake(packet, now):
             self._event(event)
         if connection.complete:
+            # A refusal must not overtake what completes the handshake, or the server cannot read it.
+            connection.poll_ready()
             self._handshake_done(connection.alpn, connection.chain)
             self._clear_by = now + SETTLE_S
             self._take(connection)
@@ -170,11 +173,14 @@ class Qh3Core(CoreBase):
         if connection is None or self._over:
             return []
         core = connection.core
+        packets, connection.ready = connection.ready, []
         if self.established:
             self._limits(connection, now)
             if self._queue:
                 self._admit(core)
-        packets = self._poll(core, now)
+        packets += self._poll(core, now)
+        if self._is_client and not connection.complete and packets and not core.received_authenticated_packet:
+            packets = self._first_flight(packets)
         while self._trickle and not core.get_send_buffer_size():
             core.send_stream(*self._trickle.pop(0))
             packets += self._poll(core, now)
@@ -192,6 +198,12 @@ class Qh3Core(CoreBase):
             if len(packets) >= PACKETS_PER_CALL:
                 break
         return packets
+
+    def _first_flight(self, packets: list[bytes]) -> list[bytes]:
+        """Without the PING that is the second probe of a time-out: servers refuse a first packet without CRYPTO."""
+        if not self._flight:
+            self._flight = len(packets)
+        return packets[: self._flight]
 
     def _admit(self, core: Any) -> None:
         """Give the native core as many DATAGRAMs as its congestion window has room for."""
@@ -219,7 +231,8 @@ class Qh3Core(CoreBase):
             self._end(PROTOCOL_VIOLATION, "too many answers asked for")
             return
         if not self._cleared:
-            if now >= self._clear_by:
+            if now >= self._clear_by or core.loss_total or core.pto_count:
+                # What is sent again is sent in packets as large as may be.
                 self._cap(connection)
         elif now >= self._size_asked_at + SIZE_ASKED_S:
             self._size_asked_at = now
@@ -243,7 +256,8 @@ class Qh3Core(CoreBase):
 
     def _cap(self, connection: Qh3Connection) -> None:
         """Small packets from now on; the native core cannot grow them again."""
-        connection.cap_payload(MIN_UDP_PAYLOAD)
+        if not connection.cap_payload(MIN_UDP_PAYLOAD):
+            return
         if self._cleared:
             self.stats.payload_shrunk += 1
         self._cleared = True
@@ -267,6 +281,8 @@ class Qh3Core(CoreBase):
         connection.core.handle_timer(now)
         if self.established:
             self._limits(connection, now)
+        elif not self._cleared and connection.core.pto_count:
+            self._cap(connection)
         self._take(connection)
 
     # streams (core_streams.Engine)

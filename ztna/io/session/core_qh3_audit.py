@@ -14,7 +14,7 @@ from aioquic.tls import CipherSuite
 
 from ztna.io.session.core_qh3_tls import VERSION
 
-MEAN_STRIDE: Final = 32
+MEAN_STRIDE: Final = 64
 BUDGET: Final = 96.0
 REFILL: Final = 1 / 16
 SHORT_HEADER_BITS: Final = 0xC0

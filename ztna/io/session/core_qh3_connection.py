@@ -29,7 +29,9 @@ from ztna.io.session.core_qh3_tls import (
 )
 
 CID_BYTES: Final = 8
+CRYPTO_PIECE: Final = 900
 MIN_INITIAL_CID_BYTES: Final = 8
+CRYPTO_PIECE: Final = 900
 INITIAL_RTT_S: Final = 0.333
 PEER: Final = ("fd00::1", 1)
 """What the native core takes for the peer's address; it sizes probes for IPv6 by it."""
@@ -61,6 +63,8 @@ class Qh3Connection:
         self.peer_datagram_frame = 0
         self.failure: tuple[int, str] | None = None
         self.audit: FrameAudit | None = None
+        self.now = now
+        self.ready: list[bytes] = []
         self._peer_limits: tuple[Any, ...] | None = None
 
     def _make_core(self, now: float) -> QuicConnectionCore:
@@ -118,6 +122,7 @@ class Qh3Connection:
 
     def receive_handshake(self, packet: bytes, now: float) -> list[tuple[Any, ...]]:
         """Take one UDP payload while the handshake lasts: TLS gives keys between packets that share a payload."""
+        self.now = now
         events: list[tuple[Any, ...]] = []
         offset = 0
         while offset < len(packet):
@@ -176,13 +181,27 @@ class Qh3Connection:
             if secret.direction == tls.Direction.DECRYPT and secret.epoch == tls.Epoch.ONE_RTT:
                 self.audit = FrameAudit(int(secret.cipher_suite), secret.secret, CID_BYTES)
         while (crypto := bridge.next_crypto_data()) is not None:
-            core.send_crypto(int(crypto.epoch), crypto.offset, crypto.data)
+            self._send_crypto(int(crypto.epoch), crypto.offset, crypto.data)
         if self._peer_limits is None and bridge.remote_transport_parameters is not None:
             self._apply(bridge.remote_transport_parameters)
         while bridge.next_event() is not None:
             pass
         if bridge.handshake_complete and not self.complete:
             self._complete(bridge)
+
+    def _send_crypto(self, epoch: int, offset: int, data: bytes) -> None:
+        if self._is_client:
+            self.core.send_crypto(epoch, offset, data)
+            return
+        # The native core fills packets of a server up to a size that the path may not carry: one piece, one packet.
+        for at in range(0, len(data), CRYPTO_PIECE):
+            self.core.send_crypto(epoch, offset + at, data[at : at + CRYPTO_PIECE])
+            self.poll_ready()
+
+    def poll_ready(self) -> None:
+        """Build what can be sent now, before more is queued; `ready` is to be sent first."""
+        while (transmit := self.core.poll_transmit(self.now)) is not None:
+            self.ready.append(transmit[0])
 
     def _complete(self, bridge: SessionTlsBridge) -> None:
         self.complete = True
@@ -222,10 +241,12 @@ class Qh3Connection:
             max_udp_payload_size=min(udp_payload, self._settings.limits.max_udp_payload_bytes),
         )
 
-    def cap_payload(self, size: int) -> None:
-        """Never send larger UDP payloads again; the native core can lower its size but not raise it anew."""
-        if self._peer_limits is not None:
-            self._limit(size, None)
+    def cap_payload(self, size: int) -> bool:
+        """Never send larger UDP payloads again, once the peer's limits are known; the size cannot be raised anew."""
+        if self._peer_limits is None:
+            return False
+        self._limit(size, None)
+        return True
 
     @property
     def udp_payload_bytes(self) -> int:
