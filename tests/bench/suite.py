@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from infra.lab.rungs import detect
-from tests.bench import deploy, faults, path, sessions
+from infra.lab.rungs import Rung, detect
+from tests.bench import deploy, faults, path, relay, sessions
 from tests.bench.model import Outcome, Row, busy_share, conditions, cpu_times
 from tests.support.bed import AGENT, Bed
 
@@ -28,8 +28,13 @@ PLAIN: dict[str, Group] = {
     "relay-gap": faults.relay_gap,
 }
 LOSSY: dict[str, Group] = {"lossy-body": faults.lossy_body}
+OWN_RIG: dict[str, Callable[..., tuple[list[Row], dict[str, Any]]]] = {
+    "relay-forwarding": relay.forwarding,
+    "relay-round-trip": relay.added_round_trip,
+}
+"""Groups that make namespaces of their own, for which it takes root."""
 DEPLOY = "deploy"
-NAMES = (*PLAIN, *LOSSY, DEPLOY)
+NAMES = (*PLAIN, *LOSSY, *OWN_RIG, DEPLOY)
 OUTPUT = Path("build/bench")
 
 _QUIET_SHARE = 0.15
@@ -42,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", action="append", choices=NAMES, default=[], help="a group; may be given repeatedly")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="where bench-MODE.json and .md go")
     arguments = parser.parse_args(argv)
-    wanted = arguments.only or [name for name in NAMES if not (arguments.quick and name == DEPLOY)]
+    left_out = {DEPLOY} if arguments.quick else set()
+    left_out |= set() if detect().rung is Rung.ROOT else set(OWN_RIG)
+    wanted = arguments.only or [name for name in NAMES if name not in left_out]
     outcome = Outcome("quick" if arguments.quick else "full", conditions(detect().rung.value))
     _note_others(outcome)
     started = time.monotonic()
@@ -51,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _with_bed(
             outcome, {name: LOSSY[name] for name in LOSSY if name in wanted}, Path(directory) / "loss", faults.LOSS
         )
+        for name, measure in OWN_RIG.items():
+            if name in wanted:
+                _measure(outcome, name, lambda measure=measure: measure(quick=arguments.quick))  # type: ignore[misc]
         if DEPLOY in wanted:
             _measure(outcome, DEPLOY, lambda: deploy.times(Path(directory) / "deploy"))
     outcome.conditions["load average after"] = " ".join(f"{value:.2f}" for value in os.getloadavg())

@@ -19,7 +19,7 @@ from ztna.io.udp import SO_RCVBUFFORCE, SO_SNDBUFFORCE, UDP_GRO
 from ztna.proto.paths.stun_types import Endpoint
 from ztna.proto.relay_addresses import canonical
 
-BUFFER_BYTES: Final = 2 << 20
+BUFFER_BYTES: Final = 4 << 20
 # Linux <linux/in.h>, <linux/in6.h>: set Don't Fragment, ignore the cached path MTU; QUIC probes it itself (RFC 8899).
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3
 # Linux <linux/filter.h>: one instruction that accepts 0 bytes of a packet.

@@ -1,4 +1,4 @@
-"""Whose an nftables table of a relay or a connector is: written into its comment, so that the next start can clear up after a dead one."""
+"""Whose an nftables table is: in its comment, so that the next start can clear up after a dead process."""
 
 import os
 import re

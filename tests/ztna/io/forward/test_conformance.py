@@ -200,3 +200,19 @@ def test_nobody_else_can_take_the_port(rig: Rig, run: Run) -> None:
                     thief.bind(("10.77.1.1", PORT))
 
     run(body)
+
+
+def test_joined_batches_of_small_packets_amid_large_ones_stay_apart(rig: Rig, run: Run) -> None:
+    async def body(relay: Relay) -> None:
+        left, right = rig.socket("left"), rig.socket("right")
+        relay.pair(left, right)
+        sent: list[bytes] = []
+        for number in range(20):
+            large, small, last = packet(number, 1200), [packet(part, 100) for part in range(3)], packet(number, 40)
+            left.send(large)
+            left.send_joined(small)
+            left.send(last)
+            sent += [large, *small, last]
+        assert await right.receive(len(sent)) == sent
+
+    run(body)
