@@ -84,9 +84,10 @@ def issue(
 
 
 def issue_member(ca: Issued, role: str, name: str, *services: str, stack: str = "lab") -> Issued:
-    """A client leaf as the stack makes it."""
+    """A leaf as the stack makes it: connectors are the servers of their sessions, too."""
     grants = tuple(f"{role}.{service}.ztna" for service in services)
-    return issue(name, ca, uris=(f"spiffe://{stack}/{role}/{name}",), dns=grants, usage=(CLIENT,))
+    usage = (CLIENT, SERVER) if role == "connector" else (CLIENT,)
+    return issue(name, ca, uris=(f"spiffe://{stack}/{role}/{name}",), dns=grants, usage=usage)
 
 
 def issue_server(ca: Issued, *, stack: str = "lab") -> Issued:

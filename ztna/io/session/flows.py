@@ -6,7 +6,7 @@ frame of the session's stream 0 if it does not.
 
 import asyncio
 import socket
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -29,6 +29,7 @@ MAX_FLOWS: Final = 1024
 IDLE_S: Final = 60.0
 EXPIRE_EVERY_S: Final = 5.0
 READS_PER_WAKE: Final = 64
+EARLY: Final = 64
 MAX_UDP_BYTES: Final = 65507
 CONTROL_STREAM: Final = 0
 
@@ -85,6 +86,7 @@ class FlowSockets:
         self._on_input = on_input
         self._backends = backends
         self._flows: OrderedDict[int, _Flow] = OrderedDict()
+        self._early: deque[tuple[int, bytes]] = deque(maxlen=EARLY)
         self._expiry: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -113,7 +115,9 @@ class FlowSockets:
         """A payload of the agent."""
         known = self._flows.get(flow)
         if known is None:
-            self.counters.dropped_unknown += 1
+            # DATAGRAM frames overtake streams: its opening may be on the way.
+            self.counters.dropped_unknown += len(self._early) == EARLY
+            self._early.append((flow, payload))
             return
         known.active_at = self._clock()
         self._flows.move_to_end(flow)
@@ -156,6 +160,12 @@ class FlowSockets:
         self._loop.add_reader(sock.fileno(), self._readable, message.flow, sock)
         if self._expiry is None:
             self._expiry = self._loop.call_later(EXPIRE_EVERY_S, self._expire)
+        for _ in range(len(self._early)):
+            flow, payload = self._early.popleft()
+            if flow == message.flow:
+                self.received(flow, payload)
+            else:
+                self._early.append((flow, payload))
 
     def _readable(self, flow: int, sock: socket.socket) -> None:
         known = self._flows.get(flow)

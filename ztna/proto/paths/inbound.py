@@ -42,7 +42,8 @@ class Inbound:
         pair = parts.pair_for(source, local)
         if pair is not None:
             return pair
-        if refusal(source, parts.gathering.own, parts.relay_endpoint) is not None:
+        # Nobody else can send from a loopback address: who proved itself from there is on this host.
+        if refusal(source, parts.gathering.own, parts.relay_endpoint) not in (None, "loopback"):
             parts.stats.drop_candidate_refused += 1
             return None
         known = parts.pairs.remotes.get(source)
@@ -85,11 +86,12 @@ class Inbound:
         parts = self.parts
         if local == parts.nat.local:
             parts.nat.heard_from(source)
-        parts.emit(SendStun(StunResponse(request.transaction, source), local, source))
-        parts.stats.requests_answered += 1
         pair = self.learn(source, local, request, now)
         if pair is None:
+            # An answer would let the peer send packets from there, which are taken from pairs alone.
             return
+        parts.emit(SendStun(StunResponse(request.transaction, source), local, source))
+        parts.stats.requests_answered += 1
         pair.requests += 1
         if request.use_candidate and not parts.controlling:
             for other in parts.pairs:
