@@ -3,7 +3,8 @@
 Mapping and port allocation come from plain Binding requests to the relay's other STUN corners, compared with the
 mapped address that the relay itself reports. A corner on a second address tells an address-dependent mapping apart; a
 second port alone finds a mapping that depends on address and port. Filtering is not asked for, since a request to a
-corner opens the filter under test; it shows itself when a peer's request arrives from where nothing was sent to.
+corner opens the filter under test; it shows itself when a peer's request arrives from where nothing was sent to. That
+is a lower bound: a filter may let in more than has arrived.
 """
 
 from collections.abc import Collection
