@@ -132,7 +132,7 @@ class Peer:
         size = len(packets[0]).to_bytes(2, "little")
         self.sock.sendmsg([b"".join(packets)], [(socket.IPPROTO_UDP, UDP_SEGMENT, size)], 0, self.relay)
 
-    async def receive(self, count: int = 1, timeout_s: float = 3.0) -> list[bytes]:
+    async def receive(self, count: int = 1, timeout_s: float = 15.0) -> list[bytes]:
         """Wait for so many datagrams, all from the relay's address; fewer when the time is over."""
         found: list[bytes] = []
         loop = asyncio.get_running_loop()

@@ -15,7 +15,7 @@ from typing import Final
 
 from ztna.io.forward.forwarding import Forwarding
 from ztna.io.forward.nfnetlink import Change, Element, NftError, SetElements, delete_table, list_tables
-from ztna.io.forward.ruleset import ALIVE_S, Ruleset, families_of, table_name
+from ztna.io.forward.ruleset import ALIVE_S, MARK, MARK_MASK, Ruleset, families_of, table_name
 from ztna.io.forward.tables import Owner, clear_stale, others_live
 from ztna.io.forward.types import ForwardError, PairCounters
 from ztna.proto.paths.stun_types import Endpoint
@@ -269,8 +269,13 @@ def _demand_capability(host: str) -> None:
         raise ForwardError(f"nftables cannot be used: {exc.strerror} (it needs CAP_NET_ADMIN)") from exc
     for chain in _chains():
         if chain.get("hook") == "forward" and chain.get("policy") == "drop":
-            place = f"{chain['family']} {chain['table']} {chain['name']}"
-            raise ForwardError(f"the host's firewall drops what it forwards (policy of {place})")
+            place = (chain["family"], chain["table"], chain["name"])
+            # A chain that names our mark lets us through; whether it does is seen once packets come.
+            if f"{MARK:#x}" not in _nft(["list", "chain", *place], ""):
+                raise ForwardError(
+                    f"the host's firewall drops what it forwards: chain {' '.join(place)} has the policy drop and no "
+                    f"rule `meta mark & {MARK_MASK:#x} == {MARK:#x} accept`"
+                )
 
 
 def _chains() -> list[dict[str, str]]:

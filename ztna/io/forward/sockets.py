@@ -6,8 +6,8 @@ other times it keeps every other process off the port. Between bind and connect 
 others: they are read again and handed on, so none is lost.
 """
 
+import array
 import contextlib
-import ctypes
 import socket
 import struct
 import sys
@@ -79,8 +79,8 @@ def source_towards(end: Endpoint) -> str:
 def refuse_all(sock: socket.socket) -> None:
     """Let the kernel drop whatever comes to a socket from now on, for every process that has it open."""
     instruction = struct.pack("=HBBI", _BPF_RETURN, 0, 0, 0)
-    memory = ctypes.create_string_buffer(instruction)
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", 1, ctypes.addressof(memory)))
+    memory = array.array("B", instruction)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", 1, memory.buffer_info()[0]))
 
 
 def _set_options(sock: socket.socket, *, is_v6: bool) -> None:

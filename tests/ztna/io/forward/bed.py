@@ -50,7 +50,7 @@ class Relay:
 
     async def counted(self, *wanted: int, session: bytes = SESSION) -> PairCounters:
         """The counters, once they are as wanted: workers report them a moment later."""
-        for _ in range(40):
+        for _ in range(200):
             seen = self.forwarder.counters()[session]
             if seen == PairCounters(*wanted):
                 break
@@ -59,7 +59,7 @@ class Relay:
 
     async def counted_bytes(self, total: int) -> PairCounters:
         """The counters, once so many bytes were forwarded each way."""
-        for _ in range(40):
+        for _ in range(200):
             seen = self.forwarder.counters()[SESSION]
             if seen.a_bytes == seen.b_bytes == total:
                 break
@@ -67,7 +67,7 @@ class Relay:
         return seen
 
     async def came_locally(self, count: int) -> list[bytes]:
-        for _ in range(100):
+        for _ in range(500):
             if len(self.local) >= count:
                 break
             await asyncio.sleep(0.01)

@@ -126,3 +126,24 @@ def test_without_renewal_the_kernel_stops(rig: Rig) -> None:
 def test_loopback_is_user_space_alone() -> None:
     with pytest.raises(ForwardError, match="loopback"):
         KernelForwarder("127.0.0.1", PORT, clock=time.monotonic)
+
+
+def test_a_policy_of_drop_may_let_our_mark_through(rig: Rig) -> None:
+    async def body(relay: Relay) -> None:
+        nft(
+            "table inet wall { chain f {",
+            "type filter hook forward priority 0; policy drop;",
+            "meta mark & 0xff000000 == 0x5a000000 accept;",
+            "}; }",
+        )
+        forwarder = choose("auto", relay.place, lambda reason: None)
+        assert forwarder is not None
+        relay.forwarder = forwarder
+        left, right = rig.socket("left"), rig.socket("right")
+        relay.pair(left, right)
+        left.send(packet(1))
+        assert len(await right.receive()) == 1
+        assert forwarder.name == "kernel"
+        nft("delete table inet wall")
+
+    run_on(rig, "userspace", body)
