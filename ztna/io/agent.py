@@ -20,7 +20,7 @@ from ztna.io.dns import DnsResponder, ServiceZone
 from ztna.io.logs import Logger
 from ztna.io.metrics import Sample, counters_of
 from ztna.io.quic_types import ConnectionLimits
-from ztna.io.session.roles import agent_sessions, session_samples
+from ztna.io.session.roles import agent_sessions, relayed_packets, session_samples
 from ztna.io.tun import TunDevice, tun_available
 from ztna.io.tun_side import TunSide
 from ztna.io.udp import Address, UdpSocket
@@ -121,6 +121,7 @@ class Agent:
         self._make_local = local
         self._local: LocalSide | None = None
         self._dns: DnsResponder | None = None
+        self._uplink_used = False
         self.sessions = agent_sessions(self)
 
     async def start(self) -> None:
@@ -146,15 +147,23 @@ class Agent:
         wrap, send = self.control.wrap, self.uplink.send
         for packet in packets if self.sessions is None else self.sessions.routes.send(packets):
             payload = wrap(packet)
+            self._uplink_used = True
             if payload is not None:
                 send(payload)
+
+    def answer_too_large(self, packet: bytes, limit: int) -> None:
+        """Tell the local side by ICMP that a packet is larger than its session takes."""
+        self._uplink_used = True
+        self.control.answer_too_large(packet, limit)
 
     def flush(self) -> None:
         """Transmit what was sent outside a batch, and deliver what the control core answered itself."""
         if self.sessions is not None:
             self.sessions.routes.flush()
-        self.uplink.pump()
-        self.uplink.endpoint.flush()
+        if self._uplink_used or self.sessions is None:
+            self._uplink_used = False
+            self.uplink.pump()
+            self.uplink.endpoint.flush()
 
     @property
     def room(self) -> int:
@@ -220,6 +229,10 @@ class Agent:
         """Sessions, and who serves what."""
         if self.sessions is not None:
             self.sessions.control_event(event)
+
+    def relayed_packets(self) -> tuple[int, int]:
+        """Packets of sessions by the relay's path: the relay is alive as long as they come back."""
+        return (0, 0) if self.sessions is None else relayed_packets(self.sessions.sessions)
 
     def batch_ended(self) -> None:
         """Let the local side add to this batch."""

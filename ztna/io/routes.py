@@ -19,6 +19,7 @@ NLM_F_CREATE: Final = 0x400
 NLMSG_ERROR: Final = 2
 RTA_DST: Final = 1
 RTA_OIF: Final = 4
+RTA_PREFSRC: Final = 7
 RTA_METRICS: Final = 8
 RTAX_MTU: Final = 2
 RT_TABLE_MAIN: Final = 254
@@ -36,26 +37,31 @@ _ERROR: Final = Struct("=i")
 
 def add_route(address: str, interface: int) -> None:
     """Route an address to an interface. Raises OSError: EEXIST if it has a route of its own already."""
-    _ask(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, address, interface, None)
+    _ask(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, address, interface)
 
 
-def set_route_mtu(address: str, interface: int, mtu_bytes: int) -> None:
-    """Say how large packets to a routed address may be. Raises OSError."""
-    _ask(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, address, interface, mtu_bytes)
+def set_route(address: str, interface: int, *, mtu_bytes: int | None, source: str | None) -> None:
+    """Say how large packets to a routed address may be, and what address of this host speaks to it by default.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    more = b"" if source is None else _attribute(RTA_PREFSRC, socket.inet_aton(source))
+    if mtu_bytes is not None:
+        more += _attribute(RTA_METRICS, _attribute(RTAX_MTU, _WORD.pack(mtu_bytes)))
+    _ask(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, address, interface, more)
 
 
 def remove_route(address: str, interface: int) -> None:
     """Take a route away. Raises OSError: ESRCH if there is none."""
-    _ask(RTM_DELROUTE, 0, address, interface, None)
+    _ask(RTM_DELROUTE, 0, address, interface)
 
 
-def _ask(kind: int, flags: int, address: str, interface: int, mtu_bytes: int | None) -> None:
+def _ask(kind: int, flags: int, address: str, interface: int, more: bytes = b"") -> None:
     body = _ROUTE.pack(
         socket.AF_INET, 32, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_LINK, RTN_UNICAST, 0
     )  # fmt: skip
-    body += _attribute(RTA_DST, socket.inet_aton(address)) + _attribute(RTA_OIF, _WORD.pack(interface))
-    if mtu_bytes is not None:
-        body += _attribute(RTA_METRICS, _attribute(RTAX_MTU, _WORD.pack(mtu_bytes)))
+    body += _attribute(RTA_DST, socket.inet_aton(address)) + _attribute(RTA_OIF, _WORD.pack(interface)) + more
     request = _HEADER.pack(_HEADER.size + len(body), kind, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 0) + body
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
         netlink.settimeout(TIMEOUT_S)

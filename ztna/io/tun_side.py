@@ -7,12 +7,15 @@ expects of a link.
 
 from collections.abc import Sequence
 from socket import inet_aton
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ztna.io.metrics import Sample, counters_of
 from ztna.io.session.session_types import UNFINISHED_CHECKSUMS
 from ztna.io.tun import MAX_BATCH_PACKETS, MIN_MTU_BYTES, TunDevice
 from ztna.io.udp import PAUSE_S
+
+RESUME_ROOM: Final = 32
+"""Packets that must find room before the device is read again: batches of a few cost several times as much each."""
 
 if TYPE_CHECKING:
     from ztna.io.agent import Agent
@@ -55,8 +58,19 @@ class TunSide:
             self._device.set_mtu(mtu_bytes)
 
     def batch_ended(self) -> None:
-        """Read the device again once the congestion window has opened."""
-        if self._paused and self._agent.room:
+        """The congestion window has opened: add to this batch's transmit what waits in the device."""
+        if not self._paused:
+            return
+        agent = self._agent
+        room = agent.room
+        if room < RESUME_ROOM:
+            return
+        batch = self._device.read_batch(room)
+        if batch:
+            agent.send_packets(batch)
+            # The session whose batch this is transmits by itself, others have to be told.
+            agent.flush()
+        if len(batch) < room:
             self._paused = False
             self._device.resume()
 
@@ -70,13 +84,15 @@ class TunSide:
         """Flows are for user mode."""
 
     def sessions_changed(self) -> None:
-        """Read on: what was in the way may be gone. The services' far ends may finish checksums, or no longer."""
+        """What was in the way may be gone. The services' far ends may finish checksums, or no longer."""
         sessions, addresses = self._agent.sessions, self._agent.virtual_ips
         ways = {} if sessions is None else {name: sessions.session_for(name) for name in addresses}
         self._device.unfinished = frozenset(
             inet_aton(addresses[name]) for name, way in ways.items() if way is not None and way.unfinished_checksums
         )
-        self.batch_ended()
+        if self._paused:
+            self._paused = False
+            self._device.resume()
 
     def status(self) -> dict[str, Any]:
         """Device and MTU."""

@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +21,9 @@ Address = tuple[str, int]
 """(IP text, port). IPv6 flow info and scope are not carried."""
 
 Datagram = tuple[bytes, Address]
+
+Run = tuple[Address, list[bytes]]
+"""Datagrams of one source that came one after the other."""
 
 # Linux <linux/udp.h>; the socket module of Python 3.11..3.13 has no names for them.
 UDP_SEGMENT: Final = 103
@@ -104,7 +107,7 @@ class UdpSocket:
         self.gso = gso
         self.gro = gro and self._enable_gro()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._on_batch: Callable[[list[Datagram]], None] | None = None
+        self._on_runs: Callable[[list[Run]], None] | None = None
         self._bad_hosts: dict[str, bool] = {}
         self._asked_at = 0.0
         name = self._socket.getsockname()
@@ -151,8 +154,16 @@ class UdpSocket:
 
     def start(self, loop: asyncio.AbstractEventLoop, on_batch: Callable[[list[Datagram]], None]) -> None:
         """Deliver received batches to `on_batch` from now on. `on_batch` must not raise."""
+
+        def on_runs(runs: list[Run]) -> None:
+            on_batch([(data, source) for source, run in runs for data in run])
+
+        self.start_runs(loop, on_runs)
+
+    def start_runs(self, loop: asyncio.AbstractEventLoop, on_runs: Callable[[list[Run]], None]) -> None:
+        """The same by source, for who looks at the source of many datagrams once."""
         self._loop = loop
-        self._on_batch = on_batch
+        self._on_runs = on_runs
         loop.add_reader(self._socket.fileno(), self._readable)
 
     def close(self) -> None:
@@ -166,15 +177,22 @@ class UdpSocket:
         # After a pause there is one packet: asking for a second costs a tenth of what relaying the first does. Whatever
         # else is there makes the loop call again at once.
         asked, self._asked_at = self._asked_at, time.monotonic()
-        batch = self.receive(max_reads=1 if self._asked_at - asked > PAUSE_S else DEFAULT_BATCH_READS)
-        if batch and self._on_batch is not None:
-            self._on_batch(batch)
+        runs = self.receive_runs(max_reads=1 if self._asked_at - asked > PAUSE_S else DEFAULT_BATCH_READS)
+        if runs and self._on_runs is not None:
+            self._on_runs(runs)
 
     def receive(self, max_packets: int = DEFAULT_BATCH_PACKETS, max_reads: int = DEFAULT_BATCH_READS) -> list[Datagram]:
         """Read what is waiting, at most about `max_packets` datagrams, splitting what GRO had joined. Never raises."""
+        return [(data, source) for source, run in self.receive_runs(max_packets, max_reads) for data in run]
+
+    def receive_runs(
+        self, max_packets: int = DEFAULT_BATCH_PACKETS, max_reads: int = DEFAULT_BATCH_READS
+    ) -> list[Run]:
+        """What `receive` returns, by source."""
         counters = self.counters
         recvmsg = self._socket.recvmsg
-        batch: list[Datagram] = []
+        runs: list[Run] = []
+        total = 0
         for _ in range(max_reads):
             try:
                 data, ancillary, flags, source = recvmsg(RECV_BYTES, ANCILLARY_BYTES)
@@ -200,13 +218,16 @@ class UdpSocket:
                 continue
             counters.received_packets += count
             counters.received_bytes += len(data)
+            if not runs or runs[-1][0] != address:
+                runs.append((address, []))
             if count == 1:
-                batch.append((data, address))
+                runs[-1][1].append(data)
             else:
-                batch.extend((data[at : at + segment], address) for at in range(0, len(data), segment))
-            if len(batch) >= max_packets:
+                runs[-1][1].extend([data[at : at + segment] for at in range(0, len(data), segment)])
+            total += count
+            if total >= max_packets:
                 break
-        return batch
+        return runs
 
     def _is_bad_host(self, host: str) -> bool:
         """Multicast, broadcast or unspecified sources exist only in forged packets. Memoised: parsing costs 2 us."""
@@ -245,7 +266,26 @@ class UdpSocket:
         if run and run_to is not None:
             self._send_run(run, run_size, run_to)
 
-    def _send_run(self, run: list[bytes], size: int, to: Address) -> None:
+    def send_all(self, packets: Sequence[bytes], to: Address) -> None:
+        """`send_batch` to one destination."""
+        count = len(packets)
+        if count == 1:
+            self.send(packets[0], to)
+            return
+        at = 0
+        while at < count:
+            size = len(packets[at])
+            last = min(count, at + MAX_GSO_SEGMENTS, at + max(1, MAX_GSO_BYTES // max(1, size)))
+            end = at + 1
+            while end < last and len(packets[end]) == size:
+                end += 1
+            if end < last and 0 < len(packets[end]) < size:
+                # A shorter segment may only be the last one of a GSO send.
+                end += 1
+            self._send_run(packets[at:end], size, to)
+            at = end
+
+    def _send_run(self, run: Sequence[bytes], size: int, to: Address) -> None:
         if len(run) > 1 and self.gso:
             control = [(socket.IPPROTO_UDP, UDP_SEGMENT, _SEGMENT_SIZE.pack(size))]
             try:

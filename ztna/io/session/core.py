@@ -31,8 +31,8 @@ class SessionLimits:
     stream_window_bytes: int = 2_097_152
     connection_window_bytes: int = 4_194_304
     max_streams_bidi: int = 512
-    datagram_queue_packets: int = 64
-    datagram_queue_bytes: int = 65_536
+    datagram_queue_packets: int = 128
+    datagram_queue_bytes: int = 196_608
     datagrams_received: int = 4096
     stream_send_bytes: int = 524_288
     max_udp_payload_bytes: int = 1452
@@ -173,6 +173,11 @@ class SessionCore(Protocol):
     @property
     def max_datagram_payload(self) -> int:
         """Largest DATAGRAM payload in bytes that fits one packet now; 0 before the handshake is complete."""
+        ...
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing but acknowledgements may be waiting, which the shell may hold back for ACK_DELAY_S."""
         ...
 
     @property

@@ -303,6 +303,11 @@ class CoreBase:
     # DATAGRAMs
 
     @property
+    def quiet(self) -> bool:
+        """See `SessionCore`; False where the implementation holds acknowledgements back itself."""
+        return False
+
+    @property
     def room(self) -> int:
         """See `SessionCore`."""
         return max(0, self.settings.limits.datagram_queue_packets - len(self._queue)) if self.established else 0

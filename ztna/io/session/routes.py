@@ -57,51 +57,75 @@ class ServiceRoutes:
         self._clock = clock
         self._too_large = too_large
         self._used: set[Session] = set()
+        self._pending: set[Session] = set()
 
     @property
     def room(self) -> int | None:
-        """DATAGRAMs that the sessions used last take without loss, None if none was used."""
-        return min((session.core.room for session in self._used if session.ready), default=None)
+        """DATAGRAMs that a session used last takes without loss, None if none was used.
+
+        The most that any of them takes: one whose path is slow must not hold up the others.
+        """
+        room = None
+        for session in self._used:
+            if session.ready:
+                more = session.core.room
+                if room is None or more > room:
+                    room = more
+        return room
 
     def send(self, packets: Sequence[bytes]) -> list[bytes]:
-        """Send packets by their sessions; returns those that go by the intermediate. Nothing is transmitted yet."""
+        """Queue packets in their sessions; returns those that go by the intermediate. `flush` transmits."""
         rest: list[bytes] = []
-        by_address, own, counters = self.by_address, self.virtual_ip, self._counters
+        groups: dict[bytes, list[bytes]] = {}
+        last, group = b"", rest
         for packet in packets:
-            service = by_address.get(packet[16:20])
-            if service is None or service.session is None:
-                if service is None or service.protocol == 1:
-                    rest.append(packet)
-                else:
+            destination = packet[16:20]
+            if destination != last:
+                last, group = destination, groups.setdefault(destination, [])
+            group.append(packet)
+        for destination, group in groups.items():
+            service = self.by_address.get(destination)
+            if service is None:
+                rest += group
+            elif service.session is not None:
+                self._send_by(service.session, group)
+            elif service.protocol == 1:
+                rest += group
+            else:
+                for packet in group:
                     self._wait(service, packet)
-                continue
+        return rest
+
+    def _send_by(self, session: Session, packets: list[bytes]) -> None:
+        own, counters, core = self.virtual_ip, self._counters, session.core
+        self._used.add(session)
+        self._pending.add(session)
+        if core.room < len(packets):
+            # What is queued goes first, as far as the congestion window lets it.
+            session.flush()
+            over = len(packets) - core.room
+            if over > 0:
+                counters.dropped_queue += over
+                del packets[-over:]
+        limit = core.max_datagram_payload
+        send = core.send_datagram
+        for packet in packets:
             if packet[12:16] != own:
                 counters.dropped_source += 1
-                continue
-            session = service.session
-            if session not in self._used:
-                self._used.add(session)
-            if not session.core.send_datagram(packet):
-                limit = session.core.max_datagram_payload
-                if len(packet) > limit:
-                    counters.dropped_oversize += 1
-                    self._too_large(packet, limit)
-                else:
-                    counters.dropped_queue += 1
-        return rest
+            elif len(packet) > limit:
+                counters.dropped_oversize += 1
+                self._too_large(packet, limit)
+            elif not send(packet):
+                counters.dropped_queue += 1
 
     def used(self, session: Session) -> None:
         """Something was queued in a session: `flush` transmits it."""
-        self._used.add(session)
+        self._pending.add(session)
 
     def flush(self) -> None:
         """Transmit what `send` queued."""
-        if self._used:
-            used, self._used = self._used, set()
-            for session in used:
-                session.flush()
-            # Their room still decides whether the local side is read on.
-            self._used = {session for session in used if session.ready}
+        while self._pending:
+            self._pending.pop().flush()
 
     def _wait(self, service: Service, packet: bytes) -> None:
         if len(service.waiting) == WAITING_PACKETS:
@@ -119,3 +143,4 @@ class ServiceRoutes:
     def forget(self, session: Session) -> None:
         """A session is over."""
         self._used.discard(session)
+        self._pending.discard(session)

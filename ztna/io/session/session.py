@@ -22,7 +22,7 @@ from ztna.io.session.core import Closed, HandshakeDone, SessionCore
 from ztna.io.session.session_parts import PathBytes, SessionCounters, SessionOwner, SessionSettings
 from ztna.io.session.session_status import session_status
 from ztna.io.session.sockets import SessionSockets
-from ztna.io.udp import Datagram
+from ztna.io.udp import Run
 from ztna.proto.control.events import PeerCandidates, PeerNat, RelayIsLost, RelayIsReady, SessionEnded
 from ztna.proto.paths.path_types import (
     CloseSockets,
@@ -40,6 +40,11 @@ ESTABLISH_S: Final = 20.0
 PING_S: Final = (18.0, 22.0)
 QUIC_BITS: Final = 0xC0  # RFC 9443 s3: STUN has neither of them in its first byte, QUIC has one at least
 ROUNDS: Final = 4
+ACK_EVERY: Final = 32
+"""Packets of the peer that are acknowledged together while there is nothing else to say (RFC 9000 s13.2.2)."""
+
+ACK_DELAY_S: Final = 0.002
+"""What is said later at most; the peer expects 25 ms (max_ack_delay)."""
 
 
 class Session:
@@ -75,6 +80,8 @@ class Session:
         self._transmitting = False
         self._soon = False
         self._established = False
+        self._unanswered = 0
+        self._answer_at: float | None = None
         self._ping_at = now + PING_S[1]
         self._deadline = now + ESTABLISH_S
         self.sockets = SessionSockets(loop, self._on_batch, bind_addr=settings.bind_addr)
@@ -170,29 +177,35 @@ class Session:
 
     # packets in
 
-    def _on_batch(self, index: int, batch: list[Datagram]) -> None:
+    def _on_batch(self, index: int, batch: list[Run]) -> None:
         now = self._clock()
         packets: list[bytes] = []
-        last: object = None
-        bucket: PathBytes | None = None
-        for data, source in batch:
-            if not data:
-                self.counters.dropped_empty += 1
-            elif data[0] & QUIC_BITS:
-                if source != last:
-                    last, bucket = source, self._bucket(index, source, now)
-                if bucket is None:
-                    self.counters.dropped_unknown_source += 1
-                    continue
-                bucket.received += len(data)
-                bucket.packets_received += 1
-                packets.append(data)
-            else:
-                self._stun(index, data, source, now)
+        for source, run in batch:
+            quic = [data for data in run if data and data[0] & QUIC_BITS]
+            if len(quic) != len(run):
+                self._others(index, run, source, now)
+            if not quic:
+                continue
+            bucket = self._bucket(index, source, now)
+            if bucket is None:
+                self.counters.dropped_unknown_source += len(quic)
+                continue
+            bucket.received += sum(map(len, quic))
+            bucket.packets_received += len(quic)
+            packets += quic
         if packets:
             self.core.receive(packets, now)
             self._begun = True
+            self._unanswered += len(packets)
         self._finish(now)
+
+    def _others(self, index: int, run: list[bytes], source: tuple[str, int], now: float) -> None:
+        """STUN, and what is nothing at all."""
+        for data in run:
+            if not data:
+                self.counters.dropped_empty += 1
+            elif not data[0] & QUIC_BITS:
+                self._stun(index, data, source, now)
 
     def _bucket(self, index: int, source: tuple[str, int], now: float) -> PathBytes | None:
         """Where bytes from this source count, None if no path of ours has such a peer."""
@@ -308,6 +321,8 @@ class Session:
         if not routes:
             self.counters.waited_for_path += 1
             return 0
+        if self._holds_back(now):
+            return 0
         packets = self.core.packets(now)
         if not packets:
             return 0
@@ -322,12 +337,31 @@ class Session:
         self.paths.packets_sent(now)
         return len(packets)
 
+    def _holds_back(self, now: float) -> bool:
+        """Whether acknowledgements are all there is to send, and may wait for more packets or for an answer."""
+        if 0 < self._unanswered < ACK_EVERY and self.core.quiet:
+            if self._answer_at is None:
+                self._answer_at = now + ACK_DELAY_S
+            if now < self._answer_at:
+                return True
+        self._unanswered = 0
+        self._answer_at = None
+        return False
+
     # time
 
     def _arm(self) -> None:
-        due = [at for at in (self.paths.get_timer(), self.core.get_timer() if self._begun else None) if at is not None]
-        due.append(self._ping_at if self.proven else self._deadline)
-        self._timer.arm(min(due))
+        due = self._ping_at if self.proven else self._deadline
+        at = self.paths.get_timer()
+        if at is not None and at < due:
+            due = at
+        if self._begun:
+            at = self.core.get_timer()
+            if at is not None and at < due:
+                due = at
+        if self._answer_at is not None and self._answer_at < due:
+            due = self._answer_at
+        self._timer.arm(due)
 
     def _due(self) -> None:
         now = self._clock()

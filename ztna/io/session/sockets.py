@@ -6,13 +6,13 @@ Their source ports identify the session to NATs and to the relay, so they live a
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
 import psutil
 
-from ztna.io.udp import Datagram, UdpBindError, UdpSocket
+from ztna.io.udp import Run, UdpBindError, UdpSocket
 from ztna.proto.paths.stun_types import Endpoint
 
 IPV4: Final = 0
@@ -22,8 +22,8 @@ ANY: Final = ("0.0.0.0", "::")
 BUFFER_BYTES: Final = 4 << 20
 MAX_HOST_CANDIDATES: Final = 16
 
-OnBatch = Callable[[int, list[Datagram]], None]
-"""(socket index, datagrams) for each batch received."""
+OnBatch = Callable[[int, list[Run]], None]
+"""(socket index, datagrams by source) for each batch received."""
 
 
 class SessionSockets:
@@ -49,7 +49,7 @@ class SessionSockets:
     def _open(self, index: int, addr: str) -> None:
         sock = UdpSocket(addr, 0, buffer_bytes=BUFFER_BYTES if index < FIRST_EXTRA else 1 << 16, purpose="session")
         self._sockets[index] = sock
-        sock.start(self._loop, lambda batch: self._on_batch(index, batch))
+        sock.start_runs(self._loop, lambda batch: self._on_batch(index, batch))
 
     def open_extra(self, count: int) -> list[tuple[int, Endpoint]]:
         """Open more IPv4 sockets; returns their indices and endpoints, fewer than asked for if the system has none."""
@@ -104,11 +104,11 @@ class SessionSockets:
         if sock is not None:
             sock.send(data, to)
 
-    def send_all(self, index: int, packets: Iterable[bytes], to: Endpoint) -> None:
+    def send_all(self, index: int, packets: Sequence[bytes], to: Endpoint) -> None:
         """Send packets in order, joined where the kernel segments for us."""
         sock = self._sockets.get(index)
         if sock is not None:
-            sock.send_batch((data, to) for data in packets)
+            sock.send_all(packets, to)
 
     def counters(self) -> dict[str, int]:
         """Sums over the sockets, by the names of `UdpCounters`."""

@@ -54,6 +54,8 @@ class TunRules:
         ways: what is admitted; what has no entry in `resolved` is refused like what is not admitted.
         resolved: host of a backend -> IPv4 address.
         services: virtual addresses of the device.
+        local: backends' addresses of this host, but for the one that its sockets speak to agents with by default
+            (see `TunGateway`).
         guarded: whether forwarding was off before us.
     """
 
@@ -62,6 +64,7 @@ class TunRules:
     ways: Sequence[Way]
     resolved: Mapping[str, str]
     services: Sequence[str]
+    local: Sequence[str] = ()
     guarded: bool = False
 
     @property
@@ -71,7 +74,7 @@ class TunRules:
 
     def text(self) -> str:
         """Input for `nft -f -`: the table anew, whatever was there under its name; connections go on."""
-        chains = [self._translate(), self._source(), _REFUSE, *self._filters()]
+        chains = [self._translate(), self._source(), self._local_source(), _REFUSE, *self._filters()]
         if self.guarded:
             chains.append(_chain(
                 "guard", "filter hook forward priority filter - 10",
@@ -97,6 +100,14 @@ class TunRules:
     def _source(self) -> str:
         rule = f'oifname != "{self.device}" ct status dnat ct original ip daddr {self._addresses} masquerade'
         return _chain("source", "nat hook postrouting priority srcnat", [rule])
+
+    def _local_source(self) -> str:
+        # A socket bound to no address answers with the default one, which would not be taken for the answer.
+        rules = [
+            f'iifname "{self.device}" ct status dnat ip daddr {address} meta l4proto udp snat ip to {address}'
+            for address in self.local
+        ]
+        return _chain("source_local", "nat hook input priority 100", rules)
 
     @property
     def _addresses(self) -> str:

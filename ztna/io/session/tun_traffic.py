@@ -28,6 +28,7 @@ from ztna.io.forward.nfnetlink import delete_table
 from ztna.io.forward.tables import Owner, clear_stale, others_live
 from ztna.io.forward.types import ForwardError
 from ztna.io.logs import Logger
+from ztna.io.metrics import Sample, counters_of
 from ztna.io.resolve import BackendNames
 from ztna.io.session.session import Session
 from ztna.io.session.session_types import UNFINISHED_CHECKSUMS
@@ -97,6 +98,8 @@ class TunGateway:
         self._forwards = False
         self._table = ""
         self._resolved: dict[str, str] = {}
+        self._speaker: str | None = None
+        self._local: list[str] = []
         self._agents: dict[bytes, TunTraffic] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
@@ -144,6 +147,14 @@ class TunGateway:
             except OSError as exc:
                 self._log.warning("problem", where="tun", detail=f"table {self._table} stays: {exc}")
 
+    def samples(self, prefix: str) -> list[Sample]:
+        """Metrics of the device."""
+        device = self.device
+        return [
+            *counters_of(f"{prefix}_tun_traffic", "TUN mode", self.counters),
+            *([] if device is None else counters_of(f"{prefix}_tun", "TUN device", device.counters)),
+        ]
+
     # rules
 
     def _rules(self, resolved: dict[str, str]) -> TunRules:
@@ -154,6 +165,7 @@ class TunGateway:
             ways=self._ways,
             resolved=resolved,
             services=self.addresses,
+            local=self._local,
             guarded=self._off and self._forwards,
         )
 
@@ -171,17 +183,20 @@ class TunGateway:
         """Put the rules for these addresses in force, and the switches that they need. Raises ForwardError."""
         assert self.device is not None
         conf = _CONF / self.device.name
-        addresses = [ipaddress.IPv4Address(address) for address in resolved.values()]
-        if any(address.is_loopback for address in addresses):
+        local = sorted({address for address in resolved.values() if is_local(address)})
+        if any(ipaddress.IPv4Address(address).is_loopback for address in local):
             # Else the kernel takes packets to 127.0.0.0/8 from a device for martians. The rules let in only what they
             # translated to it themselves.
             _switch(conf / "route_localnet")
-        if any(not address.is_loopback and not _is_local(str(address)) for address in addresses):
+        if any(address not in local for address in resolved.values()):
             self._forwards = True
+        self._speaker, self._local = (local[0], local[1:]) if local else (None, [])
         load(self._rules(resolved).text())
         if self._forwards:
             self._forwarding.turn_on(("ipv4",))
         self._resolved = resolved
+        for agent in self._agents.values():
+            agent.budget_changed()
 
     def _refresh(self) -> None:
         """A backend's name may stand for another address now."""
@@ -195,6 +210,14 @@ class TunGateway:
 
     # agents
 
+    @property
+    def speaker(self) -> str | None:
+        """The address with which sockets bound to none speak to agents: that of a backend on this host.
+
+        Else a datagram of theirs would come from a service's address and belong to no connection that was translated.
+        """
+        return self._speaker
+
     def traffic(self, agent_ip: bytes) -> "TunTraffic":
         """The side of one agent, by its inner address."""
         return TunTraffic(self, agent_ip, clock=self._clock)
@@ -207,7 +230,7 @@ class TunGateway:
             return True
         if self.device is None or (holder is not None and holder.session is not None):
             return False
-        if ipaddress.IPv4Address(address) not in AGENTS or address in self.addresses or _is_local(address):
+        if ipaddress.IPv4Address(address) not in AGENTS or address in self.addresses or is_local(address):
             self._log.warning("problem", where="tun", detail=f"{address} cannot be an agent's: it is not in {AGENTS}")
             return False
         try:
@@ -283,6 +306,8 @@ class TunTraffic:
         self._allowed: frozenset[bytes] = frozenset()
         self._waiting: deque[bytes] = deque()
         self._claimed = False
+        self._packets = 0
+        self._bytes = 0
 
     @property
     def idle(self) -> bool:
@@ -293,6 +318,16 @@ class TunTraffic:
     def open_flows(self) -> tuple[int, int]:
         """None that we know of: they are the kernel's."""
         return 0, 0
+
+    @property
+    def forwarded(self) -> tuple[int, int]:
+        """None that we count: the device's counters have them."""
+        return 0, 0
+
+    @property
+    def forwarded(self) -> tuple[int, int]:
+        """Packets of the agent, and their bytes."""
+        return self._packets, self._bytes
 
     @property
     def is_full(self) -> bool:
@@ -336,7 +371,7 @@ class TunTraffic:
             limit = self.session.core.max_datagram_payload
             if limit:
                 with contextlib.suppress(OSError):
-                    routes.set_route_mtu(self.address, device.index, limit)
+                    routes.set_route(self.address, device.index, mtu_bytes=limit, source=self._gateway.speaker)
 
     def packets_received(self, packets: Sequence[bytes]) -> None:
         """IP packets of the agent, from its session."""
@@ -354,6 +389,8 @@ class TunTraffic:
             else:
                 admitted.append(packet)
         if admitted:
+            self._packets += len(admitted)
+            self._bytes += sum(map(len, admitted))
             device.write_batch(admitted)
 
     def send(self, packets: Sequence[bytes]) -> None:
@@ -431,7 +468,7 @@ def _switch(path: Path) -> None:
         raise ForwardError(f"{'.'.join(path.parts[3:])} cannot be set: {exc.strerror}") from exc
 
 
-def _is_local(address: str) -> bool:
+def is_local(address: str) -> bool:
     """Whether an IPv4 address is one of this host's."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:

@@ -5,12 +5,12 @@ import pytest
 
 from tests.support.overlay import HOST, eventually
 from ztna.io.session.sockets import FIRST_EXTRA, IPV4, IPV6, SessionSockets, interface_addresses
-from ztna.io.udp import Datagram
+from ztna.io.udp import Run
 from ztna.proto.paths.stun_types import Endpoint
 
 
 async def test_a_batch_tells_the_socket_that_it_came_by() -> None:
-    got: list[tuple[int, list[Datagram]]] = []
+    got: list[tuple[int, list[Run]]] = []
     sockets = SessionSockets(
         asyncio.get_running_loop(), lambda index, batch: got.append((index, batch)), bind_addr=HOST
     )
@@ -18,7 +18,7 @@ async def test_a_batch_tells_the_socket_that_it_came_by() -> None:
     assert [index for index, _ in extra] == [FIRST_EXTRA, FIRST_EXTRA + 1]
     sockets.send(FIRST_EXTRA, b"ping", Endpoint(HOST, sockets.port()))
     await eventually(lambda: got)
-    assert got == [(IPV4, [(b"ping", (HOST, sockets.port(FIRST_EXTRA)))])]
+    assert got == [(IPV4, [((HOST, sockets.port(FIRST_EXTRA)), [b"ping"])])]
     sockets.close_extra([FIRST_EXTRA, IPV4])
     assert sockets.port(FIRST_EXTRA + 1)
     sockets.send(FIRST_EXTRA, b"nowhere", Endpoint(HOST, 9))
