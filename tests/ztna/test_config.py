@@ -44,6 +44,19 @@ def test_intermediate_defaults() -> None:
     assert config.stack is None
 
 
+def test_relay_of_an_intermediate() -> None:
+    config = IntermediateConfig.from_json(SERVER, base=Path("/etc/ztna"))
+    found = (config.relay, config.relay_workers, config.relay_own_host, config.admin_socket)
+    assert found == ("auto", 0, False, None)
+    given = {"relay": "userspace", "relay_workers": 2, "relay_own_host": True, "admin_socket": "a.sock"}
+    config = IntermediateConfig.from_json(SERVER | given, base=Path("/etc/ztna"))
+    found = (config.relay, config.relay_workers, config.relay_own_host, config.admin_socket)
+    assert found == ("userspace", 2, True, Path("/etc/ztna/a.sock"))
+    for wrong in ({"relay": "yes"}, {"relay_workers": 65}, {"relay_workers": -1}, {"admin_socket": ""}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            IntermediateConfig.from_json(SERVER | wrong)
+
+
 def test_intermediate_with_every_key() -> None:
     config = IntermediateConfig.from_json(
         {
