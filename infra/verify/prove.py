@@ -37,7 +37,7 @@ _WINDOW_REQUESTS: Final = 40
 _WINDOW_LIMIT_S: Final = 60.0
 _SETTLE_S: Final = 15.0
 _STABLE_S: Final = 2.0
-_BACK_S: Final = 15.0
+_BACK_S: Final = 30.0
 
 OnStep = Callable[[str], None]
 

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import select
 import socket
 import struct
 import subprocess
@@ -100,49 +101,69 @@ def page(url: str) -> dict[str, Any] | None:
 
 
 def echoes(
-    ports: dict[str, int], count: int, size: int, interval_ms: float, wait_s: float, host: str = "127.0.0.1"
+    ports: dict[str, int], count: int, size: int, wait_s: float, window: int = 4, host: str = "127.0.0.1"
 ) -> dict[str, Any]:
-    """Send numbered datagrams to several ports at the same pace; per name: sent, answered, RTTs in ms."""
-    run = time.monotonic_ns()
-    sockets = {}
-    for name, port in ports.items():
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sock.connect((host, port))
-        sock.setblocking(False)
-        sockets[name] = sock
-    rtts: dict[str, dict[int, float]] = {name: {} for name in ports}
-    begin = time.monotonic()
-    for number in range(count):
-        for sock in sockets.values():
-            with contextlib.suppress(OSError):
-                sock.send(_HEADER.pack(run, number, time.monotonic_ns()) + bytes(max(0, size - _HEADER.size)))
-        while (left := begin + (number + 1) * interval_ms / 1000 - time.monotonic()) > 0:
-            _collect(sockets, rtts, run)
-            time.sleep(min(left, 0.002))
-    end = time.monotonic() + wait_s
-    while time.monotonic() < end and any(len(found) < count for found in rtts.values()):
-        _collect(sockets, rtts, run)
-        time.sleep(0.002)
-    for sock in sockets.values():
-        sock.close()
-    return {
-        name: {"sent": count, "answered": len(found), "rtt_ms": [round(ms, 3) for ms in found.values()]}
-        for name, found in rtts.items()
-    }
+    """Numbered datagrams to several ports, up to `window` of each unanswered; per name: sent, answered, RTTs in ms.
+
+    The pace is that of the answers, so a busy machine makes it slower and loses nothing; one that has not come after
+    `wait_s` counts as lost.
+    """
+    with contextlib.ExitStack() as stack:
+        loops = {name: stack.enter_context(_EchoLoop(host, port, count, size, wait_s)) for name, port in ports.items()}
+        while pending := [loop for loop in loops.values() if not loop.done]:
+            for loop in pending:
+                loop.step(window)
+            select.select([loop.sock for loop in pending], [], [], 0.02)
+        return {name: loop.result() for name, loop in loops.items()}
 
 
-def _collect(sockets: dict[str, socket.socket], rtts: dict[str, dict[int, float]], run: int) -> None:
-    for name, sock in sockets.items():
+class _EchoLoop:
+    """The echoes of one port."""
+
+    def __init__(self, host: str, port: int, count: int, size: int, wait_s: float) -> None:
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.connect((host, port))
+        self.sock.setblocking(False)
+        self._run, self._count, self._wait_s = time.monotonic_ns(), count, wait_s
+        self._padding = bytes(max(0, size - _HEADER.size))
+        self._sent = 0
+        self._waiting: dict[int, float] = {}
+        self._rtt_ms: list[float] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    @property
+    def done(self) -> bool:
+        """Whether all are sent, and answered or given up."""
+        return self._sent == self._count and not self._waiting
+
+    def step(self, window: int) -> None:
+        """Take what came, give up what is late, fill the window."""
+        now = time.monotonic()
         while True:
             try:
-                data = sock.recv(_LARGEST)
+                own, number, _ = _HEADER.unpack_from(self.sock.recv(_LARGEST))
             except BlockingIOError:
                 break
-            except OSError:  # an ICMP error: nobody listens yet
+            except (OSError, struct.error):  # an ICMP error: nobody listens yet
                 continue
-            own, number, sent_ns = _HEADER.unpack_from(data)
-            if own == run:
-                rtts[name].setdefault(number, (time.monotonic_ns() - sent_ns) / 1e6)
+            if own == self._run and (at := self._waiting.pop(number, None)) is not None:
+                self._rtt_ms.append(round((now - at) * 1000, 3))
+        for number in [number for number, at in self._waiting.items() if now - at > self._wait_s]:
+            del self._waiting[number]
+        while self._sent < self._count and len(self._waiting) < window:
+            with contextlib.suppress(OSError):
+                self.sock.send(_HEADER.pack(self._run, self._sent, 0) + self._padding)
+            self._waiting[self._sent] = now
+            self._sent += 1
+
+    def result(self) -> dict[str, Any]:
+        """What became of them."""
+        return {"sent": self._sent, "answered": len(self._rtt_ms), "rtt_ms": self._rtt_ms}
 
 
 def watch(port: int, interval_ms: float, seconds: float, size: int = 64, host: str = "127.0.0.1") -> dict[str, Any]:

@@ -285,14 +285,14 @@ class SessionBed:
         return self.lab.run(RELAY, ["env", "-C", str(ROOT), *argv]).stdout
 
     def echoes(
-        self, agent: str, services: Sequence[str], *, count: int = 20, size: int = 200, interval_ms: float = 10.0,
-        wait_s: float = 1.0,
+        self, agent: str, services: Sequence[str], *, count: int = 20, size: int = 200, wait_s: float = 1.0,
+        window: int = 4,
     ) -> dict[str, Any]:  # fmt: skip
         """Echo through several services at once; per service what came back."""
         found: dict[str, Any] = self.insides[agent].ask(
-            "echoes", timeout_s=count * interval_ms / 1000 + wait_s + 30,
-            ports={service: self.port(service) for service in services}, count=count, size=size,
-            interval_ms=interval_ms, wait_s=wait_s,
+            "echoes", timeout_s=count * wait_s / window + 60,
+            ports={service: self.port(service) for service in services}, count=count, size=size, wait_s=wait_s,
+            window=window,
         )  # fmt: skip
         return found
 

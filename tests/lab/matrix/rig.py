@@ -1,8 +1,9 @@
 """Real agents and connectors of every class, all sessions of the matrix in one lab, and what was seen of each."""
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,12 +104,8 @@ class Matrix:
         self.bed.__enter__()
         try:
             self.witness = Witness(self.bed.lab)
-            began = time.monotonic()
-            usable = [seat.host for seat in self.connectors if seat.nat is not NatClass.UDP_BLOCKED]
-            self.bed.start_all([seat.host for seat in self.connectors], ready=usable)
-            for seat in self.connectors:
-                if seat.nat is NatClass.UDP_BLOCKED:
-                    self.closed[seat] = self._closed(seat, began)
+            with self._watching_closed(self.connectors):
+                self.bed.start_all([seat.host for seat in self.connectors if seat.nat is not NatClass.UDP_BLOCKED])
         except BaseException:
             self.bed.__exit__(None, None, None)
             raise
@@ -128,34 +125,38 @@ class Matrix:
     def run(self) -> Run:
         """Start all agents, let each pair settle, and see what its packets do. The agents are stopped after it."""
         agents, connectors = self.usable
-        blocked = [seat for seat in self.agents if seat not in agents]
-        began = time.monotonic()
-        for seat in blocked:
-            self.bed.start(seat.host)
-        for seat in agents:  # one after another: two cores cannot hurry them all
-            self.bed.start_all([seat.host])
-            self._first_packets(seat)
-        started = time.monotonic()
-        wanted = {
-            seat: [peer.host for peer in connectors if cell_of(seat.nat, peer.nat).expected is Expected.DIRECT]
-            for seat in agents
-        }
-        with ThreadPoolExecutor(len(self.agents)) as pool:
-            list(pool.map(lambda seat: self._settle(seat, wanted[seat]), agents))
-        time.sleep(max(0.0, started + HOLD_S - time.monotonic()))
+        with self._watching_closed(self.agents):
+            for seat in agents:  # one after another: two cores cannot hurry them all
+                self.bed.start_all([seat.host])
+                self._first_packets(seat)
+            started = time.monotonic()
+            wanted = {
+                seat: [peer.host for peer in connectors if cell_of(seat.nat, peer.nat).expected is Expected.DIRECT]
+                for seat in agents
+            }
+            with ThreadPoolExecutor(len(self.agents)) as pool:
+                list(pool.map(lambda seat: self._settle(seat, wanted[seat]), agents))
+            time.sleep(max(0.0, started + HOLD_S - time.monotonic()))
         found: Run = {}
         for seat in agents:
             found |= {(seat.nat, peer.nat): seen for peer, seen in self._measure(seat, connectors).items()}
-        for seat in blocked:
-            self.closed[seat] = self._closed(seat, began)
         for seat in self.agents:
             self.bed.stop(seat.host)
         return found
 
+    @contextlib.contextmanager
+    def _watching_closed(self, seats: Sequence[Seat]) -> Iterator[None]:
+        """Start those of the seats that get no UDP out, and hear what they say, while the block does other things."""
+        blocked = [seat for seat in seats if seat.nat is NatClass.UDP_BLOCKED]
+        with ThreadPoolExecutor(1) as pool:
+            heard = [pool.submit(self._closed, seat) for seat in blocked]
+            yield
+        self.closed |= {seat: future.result() for seat, future in zip(blocked, heard, strict=True)}
+
     def _first_packets(self, seat: Seat) -> None:
         """A packet to each service makes its session."""
         services = [service_of(peer.host) for peer in self.connectors]
-        self.bed.echoes(seat.host, services, count=2, interval_ms=50, wait_s=0.3)
+        self.bed.echoes(seat.host, services, count=2, wait_s=0.3)
 
     def _settle(self, seat: Seat, peers: Sequence[str]) -> None:
         def direct() -> bool:
@@ -167,7 +168,7 @@ class Matrix:
     def _measure(self, seat: Seat, connectors: Sequence[Seat]) -> dict[Seat, Observation]:
         services = [service_of(peer.host) for peer in connectors]
         before, relayed = self.witness.read(), self._relayed()
-        echoed = self.bed.echoes(seat.host, services, count=ECHOES, size=ECHO_BYTES, interval_ms=20)
+        echoed = self.bed.echoes(seat.host, services, count=ECHOES, size=ECHO_BYTES, wait_s=2.0)
         after, grown = self.witness.read().since(before), self._relayed()
         sessions = self.bed.sessions(seat.host)
         with ThreadPoolExecutor(len(connectors)) as pool:
@@ -195,7 +196,7 @@ class Matrix:
     def _relayed(self) -> dict[str, RelaySession]:
         return {session.session: session for session in self.bed.relay_state().sessions}
 
-    def _closed(self, seat: Seat, began: float) -> Closed:
+    def _closed(self, seat: Seat) -> Closed:
         page: dict[str, Any] = {}
 
         def named() -> bool:
@@ -203,7 +204,10 @@ class Matrix:
             page = self.bed.status(seat.host)
             return page.get("blocked_by") is not None
 
-        until(named, max(0.1, began + CLOSED_S - time.monotonic()))
+        self.bed.start(seat.host)
+        until(lambda: self.bed.status(seat.host), CLOSED_S)
+        began = time.monotonic()
+        until(named, CLOSED_S)
         after_s = time.monotonic() - began
         answered = 0
         if seat.side == "agent":
