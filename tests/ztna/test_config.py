@@ -168,7 +168,7 @@ def test_agent_with_every_key() -> None:
     ("change", "error"),
     [
         ({"bind_adr": "0.0.0.0"}, "bind_adr: unknown key; did you mean 'bind_addr'?"),
-        ({"zzz": 1}, "zzz: unknown key; known keys: allow_anonymous_v1, "),
+        ({"zzz": 1}, "zzz: unknown key; known keys: admin_socket, allow_anonymous_v1, "),
         ({"port": "4433"}, 'port: "4433" is not a port; write a number from 0 to 65535 without quotes'),
         ({"port": 70000}, "port: 70000 is not a port"),
         ({"port": True}, "port: true is not a port"),
