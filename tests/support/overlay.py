@@ -135,9 +135,13 @@ class Backends:
 class Overlay:
     """The three roles. Keys given replace those of the role's config; with a device the agent is in TUN mode.
 
+    `protocol` of the class is the one that agents and connectors are restricted to.
+
     Attributes:
         relay, connector, agent, backends: what runs; `forward` gives the local end of a forward of the agent.
     """
+
+    protocol = "auto"
 
     def __init__(
         self,
@@ -214,8 +218,19 @@ class Overlay:
         return {
             **identity(member), "name": "connector", "ca_cert_pem": CA.cert_pem, "bind_addr": HOST,
             "intermediate_server": self.server(), "services": services, "p2p": {"port": 0}, "metrics_port": 0,
-            **self._connector,
+            "protocol": self.protocol, **self._connector,
         }  # fmt: skip
+
+    def refused_ports(self) -> int:
+        """Packets, streams and flows to ports that the connector does not admit."""
+        refused = self.connector.gateway.stats.dropped_port_refused
+        sessions = self.connector.sessions
+        if sessions is not None:
+            for state in sessions.served:
+                assert state.streams is not None
+                assert state.flows is not None
+                refused += state.streams.counters.refused_denied + state.flows.counters.refused
+        return refused
 
     async def start_connector(self, *, ready: bool = True) -> None:
         config = ConnectorConfig.from_json(self.connector_value())
@@ -230,7 +245,8 @@ class Overlay:
         member = issue_member(CA, "agent", "agent", ECHO, HTTP)
         return {
             **identity(member), "name": "agent", "ca_cert_pem": CA.cert_pem, "virtual_ip": AGENT_IP, "mode": "user",
-            "intermediate_server": self.server(), "services": services, "metrics_port": 0, **self._agent,
+            "intermediate_server": self.server(), "services": services, "metrics_port": 0, "protocol": self.protocol,
+            **self._agent,
         }  # fmt: skip
 
     async def start_agent(self, *, ready: bool = True) -> None:

@@ -28,7 +28,7 @@ from ztna.io.logs import Logger
 from ztna.io.metrics import Sample, counters_of
 from ztna.io.quic_types import ConnectionLimits
 from ztna.io.resolve import BackendNames
-from ztna.io.session.roles import connector_sessions, session_samples, tun_gateway
+from ztna.io.session.roles import connector_sessions, relayed_packets, session_samples, tun_gateway
 from ztna.io.udp import Address, UdpSocket
 from ztna.io.uplink import Uplink
 from ztna.proto.connector import ConnectorControl
@@ -139,10 +139,11 @@ class Connector:
     def samples(self) -> list[Sample]:
         """Metrics; the first five have the names that dashboards of connectors in the field use."""
         stats, sockets, tcp = self.gateway.stats, self.sockets.counters, self.sockets.tcp.counters
-        forwarded = tcp.bytes_sent + tcp.bytes_received
+        carried = (0, 0) if self.sessions is None else self.sessions.forwarded()
+        forwarded = tcp.bytes_sent + tcp.bytes_received + carried[1]
         prefix = "ztna_connector"
         return [
-            Sample(f"{prefix}_forwarded_packets", "Packets from agents to backends", stats.packets_in),
+            Sample(f"{prefix}_forwarded_packets", "Packets from agents to backends", stats.packets_in + carried[0]),
             Sample(
                 f"{prefix}_forwarded_bytes", "TCP payload both ways and packets from agents", forwarded + stats.bytes_in
             ),
@@ -155,6 +156,7 @@ class Connector:
             *counters_of(f"{prefix}_backend_tcp", "Backend TCP sockets", tcp),
             *counters_of(f"{prefix}_control", "Control", self.control.stats),
             *([] if self.sessions is None else session_samples(prefix, self.sessions)),
+            *([] if self.tun is None else self.tun.samples(prefix)),
             *uplink_samples(prefix, self.uplink, self.udp, self._started),
         ]
 
@@ -175,6 +177,10 @@ class Connector:
     def payload_limit_changed(self, max_bytes: int) -> None:
         """Let answers be as large as the relay leg takes."""
         self.gateway.set_budget(min(max_bytes, MAX_BUDGET_BYTES))
+
+    def relayed_packets(self) -> tuple[int, int]:
+        """Packets of sessions by the relay's path: the relay is alive as long as they come back."""
+        return (0, 0) if self.sessions is None else relayed_packets(self.sessions.sessions)
 
     def batch_ended(self) -> None:
         """Carry out what the batch led to, so that it leaves with this batch's transmit."""

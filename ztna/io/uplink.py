@@ -327,10 +327,11 @@ class Uplink:
         if peer is None or liveness is None:
             return
         self._check_timer = self._loop.call_later(liveness.interval_s, self._check)
+        sent, received = self._owner.relayed_packets()
         verdict = liveness.check(
             self._clock(),
-            sent=peer.datagrams_sent,
-            received=peer.datagrams_received,
+            sent=peer.datagrams_sent + sent,
+            received=peer.datagrams_received + received,
             timeouts=peer.probe_timeouts,
             rtt_s=peer.rtt_s,
             acknowledged=peer.largest_acknowledged,

@@ -24,6 +24,9 @@ class Owner(Protocol):
     def control_event(self, event: ControlEvent) -> None:
         """Something happened on the control connection; see `ztna.proto.control.events`."""
 
+    def relayed_packets(self) -> tuple[int, int]:
+        """Packets that sessions sent and received by the relay's path so far: their silence is the relay's, too."""
+
     def batch_ended(self) -> None:
         """A batch was processed and will be transmitted after this: the last chance to add to it."""
 

@@ -14,6 +14,17 @@ import pytest
 from tests.support.overlay import ECHO, ECHO_IP, HOST, HTTP, Overlay, default_policy, eventually, udp_client
 
 
+RELAYED: dict[str, dict[str, str]] = {"agent": {"direct": "off"}, "connector": {"direct": "off"}}
+"""Everything through the relay, whatever the network allows."""
+
+
+@pytest.fixture(params=["auto", "v1"], autouse=True)
+def protocol(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What users see must not depend on the protocol: by sessions, and by DATAGRAM frames through the relay."""
+    monkeypatch.setattr(Overlay, "protocol", request.param)
+    return str(request.param)
+
+
 async def stream_echo(overlay: Overlay, data: bytes, service: str = ECHO) -> bytes:
     """Send all, end our direction, read until the other side ends."""
     reader, writer = await asyncio.open_connection(*overlay.forward("tcp", service))
@@ -100,7 +111,7 @@ async def test_port_that_is_not_admitted_is_refused(tmp_path: Path) -> None:
         with udp_client(overlay.forward("udp", HTTP)) as client:
             client.send(b"hello")
             await eventually(lambda: overlay.user.counters.udp_unreachable == 1)
-        assert overlay.connector.gateway.stats.dropped_port_refused == 2
+        assert overlay.refused_ports() == 2
 
 
 async def test_udp_backend_gone_is_told_and_back_is_used_again(tmp_path: Path) -> None:
@@ -116,7 +127,7 @@ async def test_udp_backend_gone_is_told_and_back_is_used_again(tmp_path: Path) -
 
 
 async def test_relay_killed_and_restarted_carries_traffic_again_within_five_seconds(tmp_path: Path) -> None:
-    async with Overlay(tmp_path) as overlay:
+    async with Overlay(tmp_path, **RELAYED) as overlay:
         with udp_client(overlay.forward("udp")) as client:
             assert await client.works(5)
             await overlay.crash_relay()
@@ -132,7 +143,7 @@ async def test_relay_back_after_long_is_found_at_once_and_not_when_the_wait_is_o
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ztna.proto.backoff.Backoff.next_delay_s", lambda self, now: 30.0)
-    async with Overlay(tmp_path) as overlay:
+    async with Overlay(tmp_path, **RELAYED) as overlay:
         with udp_client(overlay.forward("udp")) as client:
             assert await client.works(5)
             await overlay.crash_relay()

@@ -76,6 +76,11 @@ class AgentGateway:
         """None: the packet gateway judges checksums itself."""
         return ()
 
+    @property
+    def forwarded(self) -> tuple[int, int]:
+        """Packets of the agent, and their bytes."""
+        return self.gateway.stats.packets_in, self.gateway.stats.bytes_in
+
     def allow(self, services: Sequence[str]) -> None:
         """Say which services the agent reaches."""
         found = [service for service in self._services if service.id in services]

@@ -113,6 +113,11 @@ class ConnectorSessions:
         return [state.session for state in self._states.values()]
 
     @property
+    def served(self) -> list[ServedSession]:
+        """The sessions whose agent is proven, with what belongs to them."""
+        return [state for state in self._states.values() if state.identity is not None]
+
+    @property
     def traffic(self) -> Mapping[str, AgentTraffic]:
         """Where packets go, by the agent's SPIFFE ID."""
         return self._traffic
@@ -385,6 +390,21 @@ class ConnectorSessions:
             more_udp, more_tcp = traffic.open_flows
             udp, tcp = udp + more_udp, tcp + more_tcp
         return {"udp": udp, "tcp": tcp}
+
+    def forwarded(self) -> tuple[int, int]:
+        """Packets of agents to backends, and payload bytes both ways, of the sessions that are there now."""
+        packets = size = 0
+        for state in self._states.values():
+            if state.streams is not None:
+                tcp = state.streams.sockets.counters
+                size += tcp.bytes_sent + tcp.bytes_received
+            if state.flows is not None:
+                packets += state.flows.counters.to_backend
+                size += state.flows.counters.bytes
+        for traffic in self._traffic.values():
+            more_packets, more_bytes = traffic.forwarded
+            packets, size = packets + more_packets, size + more_bytes
+        return packets, size
 
     def status(self) -> list[dict[str, Any]]:
         """The sessions of /status."""

@@ -43,6 +43,7 @@ class FlowCounters:
     refused: int = 0
     to_backend: int = 0
     from_backend: int = 0
+    bytes: int = 0
     dropped_unknown: int = 0
     dropped_send: int = 0
     dropped_queue: int = 0
@@ -124,6 +125,7 @@ class FlowSockets:
         try:
             known.sock.send(payload)
             self.counters.to_backend += 1
+            self.counters.bytes += len(payload)
         except (BlockingIOError, InterruptedError):
             self.counters.dropped_send += 1
         except OSError as exc:
@@ -183,6 +185,7 @@ class FlowSockets:
                 continue
             if send_flow_payload(self._core, flow, payload):
                 self.counters.from_backend += 1
+                self.counters.bytes += len(payload)
             else:
                 self.counters.dropped_queue += 1
         self._on_input()

@@ -14,7 +14,7 @@ from ztna.io.session.connector_side import ConnectorSessions
 from ztna.io.session.control_plane import UplinkControl
 from ztna.io.session.session import Session
 from ztna.io.session.session_types import AgentTraffic
-from ztna.io.session.tun_traffic import TunGateway
+from ztna.io.session.tun_gateway import TunGateway
 from ztna.proto.errors import PolicyError
 from ztna.proto.gateway_types import GatewayLimits, GatewayService
 from ztna.proto.paths.path_types import PathConfig, PathKind
@@ -68,7 +68,7 @@ def agent_sessions(agent: "Agent") -> AgentSessions | None:
         log=agent.log,
         paths=_path_config(config),
         core=config.sessions.quic_core,
-        too_large=agent.control.answer_too_large,
+        too_large=agent.answer_too_large,
     )
 
 
@@ -135,6 +135,12 @@ def _may_reach(config: ConnectorConfig) -> Callable[[str, str], bool]:
     except PolicyError as exc:
         raise ConfigError(f"{path}: {exc}") from None
     return lambda name, service: service in policy.reachable.get(name, frozenset())
+
+
+def relayed_packets(sessions: Sequence[Session]) -> tuple[int, int]:
+    """Packets (sent, received) by the relay's path of all sessions that are there now."""
+    relayed = [session.by_path[PathKind.RELAY] for session in sessions]
+    return sum(count.packets_sent for count in relayed), sum(count.packets_received for count in relayed)
 
 
 def session_samples(prefix: str, sessions: AgentSessions | ConnectorSessions) -> list[Sample]:

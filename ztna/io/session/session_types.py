@@ -114,6 +114,10 @@ class AgentTraffic(Protocol):
     def capabilities(self) -> tuple[str, ...]:
         """What our side of a session can, for the peer: UNFINISHED_CHECKSUMS."""
 
+    @property
+    def forwarded(self) -> tuple[int, int]:
+        """Packets of the agent, and their bytes."""
+
     def allow(self, services: Sequence[str]) -> None:
         """Say which services the agent reaches."""
 
