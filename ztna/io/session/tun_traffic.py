@@ -158,8 +158,8 @@ class TunTraffic:
         session = self.session
         if session is not None and session.ready and self._waiting:
             self._fill(session)
-        if not self._waiting:
-            self._gateway.read_on()
+        if session is not None and not self._waiting:
+            self._gateway.read_more(session.core.room)
 
     def _fill(self, session: Session) -> None:
         core, waiting = session.core, self._waiting
