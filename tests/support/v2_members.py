@@ -93,6 +93,9 @@ class Member:
 
     def batch_ended(self) -> None: ...
 
+    def relayed_packets(self) -> tuple[int, int]:
+        return 0, 0
+
     def non_quic(self, data: bytes, source: Address) -> bool:
         return False
 

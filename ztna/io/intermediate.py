@@ -305,9 +305,10 @@ class IntermediateServer:
         if isinstance(command, CloseConnection):
             peer.close(command.code, command.reason, transport=True)
             return
-        opens = command.stream_id == 1 and not peer.has_stream(1)
+        # Streams of ours have odd numbers (RFC 9000 section 2.1) and are first named in their order.
+        opens = bool(command.stream_id & 1) and not peer.has_stream(command.stream_id)
         sent = peer.send_stream(None if opens else command.stream_id, command.data)
-        if sent < 0 and peer.alpn == ALPN_V2:
+        if sent < 0 and peer.alpn == ALPN_V2 and command.stream_id <= 1:
             # Its messages depend on each other: a member that does not take them must begin anew.
             peer.close(0, CONTROL_FULL)
 

@@ -54,6 +54,7 @@ from ztna.proto.client import (
 from ztna.proto.control.client import ControlClient
 from ztna.proto.control.events import ControlDown, ControlError, ControlEvent, ControlUp, Draining
 from ztna.proto.liveness import Liveness, Verdict
+from ztna.proto.signalling_streams import V2_CLIENT_STREAM
 
 FAST_HANDSHAKE_S: Final = 3.0
 STUN_EVERY_S: Final = 0.5
@@ -89,10 +90,9 @@ class Uplink:
     ) -> None:
         self.counters = UplinkCounters()
         self.control = control
-        # When this role started: of two with one identity the later one serves.
-        self.sessions = ControlClient(
-            control, role=control.role, epoch=time.time_ns() // 1_000_000, software=f"ztna {version()}"
-        )
+        # Of two processes with one identity the one that started later serves.
+        started_ms = time.time_ns() // 1_000_000
+        self.sessions = ControlClient(control, role=control.role, epoch=started_ms, software=f"ztna {version()}")
         self.relay_address: Address | None = None
         self.last_problem = "connecting"
         self.endpoint = QuicEndpoint(
@@ -127,6 +127,10 @@ class Uplink:
     def peer(self) -> Peer | None:
         """The connection, while it is established."""
         return self._peer if self._peer is not None and self._peer.established else None
+
+    @property
+    def _speaks_v2(self) -> bool:
+        return self._peer is not None and self._peer.alpn == ALPN_V2
 
     @property
     def room(self) -> int:
@@ -264,7 +268,7 @@ class Uplink:
         if isinstance(event, DatagramReceived):
             self.control.datagram_received(event.data, now)
         elif isinstance(event, StreamReceived):
-            core = self.sessions if peer.alpn == ALPN_V2 else self.control
+            core = self.sessions if self._speaks_v2 and event.stream_id < V2_CLIENT_STREAM else self.control
             core.stream_received(event.stream_id, event.data, event.fin, now)
         elif isinstance(event, Connected):
             self._connected(peer, now)
@@ -297,7 +301,7 @@ class Uplink:
         self._fast = False
         self._liveness = Liveness(now)
         self._log.info("relay_connected", protocol=peer.alpn, max_payload_bytes=peer.max_datagram_payload)
-        if peer.alpn == ALPN_V2:
+        if self._speaks_v2:
             self.last_problem = "proving who we are"
             assert self.relay_address is not None
             leaf = proof.leaf_sha256(peer.certificates[0])
@@ -375,7 +379,7 @@ class Uplink:
             case SendDatagram(data):
                 self.send(data)
             case SendStream(stream_id, data):
-                self._send_stream(stream_id, data)
+                self._send_stream(V2_CLIENT_STREAM if self._speaks_v2 else stream_id, data)
             case Registered(service):
                 self._log.info("registered", service=service)
                 self._owner.control_event(command)
@@ -393,6 +397,6 @@ class Uplink:
     def _send_stream(self, stream_id: int, data: bytes) -> None:
         if self._peer is not None:
             wanted = stream_id if self._peer.has_stream(stream_id) else None
-            if self._peer.send_stream(wanted, data) < 0 and self._peer.alpn == ALPN_V2:
+            if self._peer.send_stream(wanted, data) < 0 and self._speaks_v2 and stream_id == 0:
                 # A control stream with a hole in it is of no use: the next connection begins a whole one.
                 self._peer.close(0, "the relay does not take the control stream")

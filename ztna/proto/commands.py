@@ -47,8 +47,8 @@ class SendDatagram:
 class SendStream:
     """Send `data` on a stream of a connection, without FIN.
 
-    `stream_id` 0 is the client's first stream; 1 is the first one opened by the server, which the shell opens when it
-    is first named.
+    `stream_id` 0 is the client's first stream; 1 and 5 are those opened by the server, which the shell opens when they
+    are first named.
     """
 
     conn: ConnId

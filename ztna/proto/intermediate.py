@@ -37,7 +37,7 @@ from ztna.proto.registry import V2, Peer, Registry, Service
 from ztna.proto.relay import Relay
 from ztna.proto.sessions import SignallingSessions
 from ztna.proto.signalling import SignallingMessage, encode_frame
-from ztna.proto.signalling_streams import CLIENT_STREAM, SERVER_STREAM, SignallingStreams
+from ztna.proto.signalling_streams import CLIENT_STREAM, SERVER_STREAM, V2_SERVER_STREAM, SignallingStreams
 from ztna.proto.stats import IntermediateStats
 from ztna.proto.wire import (
     MessageType,
@@ -322,7 +322,7 @@ class Intermediate:
     # Streams
 
     def stream_received(self, conn: ConnId, stream_id: int, data: bytes, fin: bool, now: float) -> None:
-        """Bytes of a `ztna-v1` stream arrived in order; `fin` ends the stream, and an incomplete frame with it."""
+        """Bytes of a signalling stream arrived in order; `fin` ends the stream, and an incomplete frame with it."""
         peer = self._peers.get(conn)
         if peer is None:
             self.stats.drop_not_open += 1
@@ -332,6 +332,8 @@ class Intermediate:
     def _signal(self, peer: Peer, message: SignallingMessage) -> None:
         """Send on the client's first stream, or on ours if it never opened one."""
         stream_id = CLIENT_STREAM if peer.has_stream_zero else SERVER_STREAM
+        if peer.protocol == V2:
+            stream_id = V2_SERVER_STREAM
         try:
             frame = encode_frame(message)
         except LocalProtocolError:  # an answer of nearly the largest size: StartPunching has 8 bytes more

@@ -12,7 +12,7 @@ from typing import Final
 
 from ztna.proto.commands import ConnId
 from ztna.proto.limits import IntermediateLimits
-from ztna.proto.registry import V2, Peer, Registry
+from ztna.proto.registry import Peer, Registry
 from ztna.proto.signalling import (
     Candidate,
     CandidateAnswer,
@@ -109,9 +109,8 @@ class SignallingSessions:
     def _offer(self, agent: Peer, offer: CandidateOffer, now: float) -> None:
         key = offer.service_id.encode()
         service = agent.reach.get(key)
-        if service is None or service.connector is None or service.connector.protocol == V2:
-            # The answer does not tell a service that one may not reach from one that nobody serves, or from one whose
-            # connector does not speak these messages: all three are reached through the relay, or not at all.
+        if service is None or service.connector is None:
+            # The answer does not tell a service that one may not reach from one that nobody serves.
             self._stats.drop_offer_refused += service is None
             self._error(
                 agent,

@@ -1,6 +1,9 @@
 """Signalling streams of `ztna-v1` at the intermediate: bytes of any stream become messages, within bounds.
 
 A reader exists only while its stream holds an incomplete frame, and each frame has a deadline.
+
+A connector of `ztna-v2` may be asked for its candidates by an agent of `ztna-v1`. Its first two streams are taken by
+the control connection, so there the same frames travel on the next ones.
 """
 
 from collections.abc import Callable
@@ -13,10 +16,12 @@ from ztna.proto.registry import Peer
 from ztna.proto.signalling import FrameReader, SignallingMessage
 from ztna.proto.stats import IntermediateStats
 
-__all__ = ["CLIENT_STREAM", "SERVER_STREAM", "SignallingStreams"]
+__all__ = ["CLIENT_STREAM", "SERVER_STREAM", "V2_CLIENT_STREAM", "V2_SERVER_STREAM", "SignallingStreams"]
 
 CLIENT_STREAM: Final = 0
 SERVER_STREAM: Final = 1
+V2_CLIENT_STREAM: Final = 4
+V2_SERVER_STREAM: Final = 5
 UNIDIRECTIONAL: Final = 0x02  # RFC 9000 s2.1
 
 

@@ -189,9 +189,14 @@ class ControlConnections:
         if connection is None:
             return
         if stream_id != CONTROL_STREAM:
-            self.stats.drop_stream += 1
             if connection.peer is None:
+                self.stats.drop_before_proof += 1
                 self._close(connection, "not-proven: another stream first", now)
+            elif stream_id == CHALLENGE_STREAM:
+                self.stats.drop_stream += 1
+            else:
+                # Signalling of `ztna-v1`: agents of that protocol ask connectors of this one for candidates.
+                self._relay.stream_received(conn, stream_id, data, fin, now)
             return
         reader = connection.reader
         held = reader.buffered_bytes

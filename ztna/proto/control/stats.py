@@ -32,7 +32,7 @@ class ControlServerStats(Stats):
     drop_before_proof: int = 0
     """Closed for saying something else than Hello first."""
     drop_stream: int = 0
-    """Bytes on another stream than the first."""
+    """Bytes on the stream of the challenge."""
     drop_malformed: int = 0
     drop_unknown: int = 0
     """A message of an unknown type, or one that only a server sends."""

@@ -252,10 +252,12 @@ def test_the_end_of_the_control_stream_ends_the_connection(world: World) -> None
     assert world.relay.connections == 0
 
 
-def test_other_streams_of_a_member_are_ignored(world: World) -> None:
+def test_other_streams_of_a_member_carry_no_control_messages(world: World) -> None:
     agent = member(world)
-    agent.say_bytes(encode_frame(Draining(1.0)), 4)
+    agent.say_bytes(encode_frame(EndSession(b"s" * 16)), 1)
+    agent.say_bytes(encode_frame(EndSession(b"s" * 16)), 4)
     assert (agent.closed, world.control.stats.drop_stream) == ([], 1)
+    assert (world.relay.stats.drop_frame, world.control.stats.drop_session_unknown) == (1, 0)
 
 
 def test_nothing_acts_after_closing(world: World) -> None:

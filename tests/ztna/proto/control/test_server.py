@@ -7,6 +7,7 @@ from tests.ztna.proto.intermediate_bed import ECHO, document
 from ztna.proto.agent import AgentControl
 from ztna.proto.client import Denied, Registered, SendDatagram
 from ztna.proto.commands import SendDatagram as ToClient
+from ztna.proto.connector import ConnectorControl
 from ztna.proto.control.events import ControlDown, ControlUp, Draining, Observed, ServiceStateChanged
 from ztna.proto.control.messages import Register
 from ztna.proto.identity import Identity
@@ -14,6 +15,10 @@ from ztna.proto.limits import IntermediateLimits
 from ztna.proto.packet import build_udp
 from ztna.proto.policy import Policy
 from ztna.proto.registration import RegistrationState
+from ztna.proto.signalling import Candidate as SignallingCandidate
+from ztna.proto.signalling import CandidateAnswer, CandidateOffer, CandidateType, SocketAddress, StartPunching
+from ztna.proto.signalling import FrameReader as SignallingReader
+from ztna.proto.signalling import encode_frame as signalling_frame
 from ztna.proto.wire import RegisterConnector, RegistrationAck, RegistrationNack, ServiceRouted
 
 AGENT_1 = 0x64400101
@@ -321,16 +326,21 @@ def test_members_are_told_that_it_stops(world: World) -> None:
     assert agent.take(Draining) == connector.take(Draining) == [Draining(2.5)]
 
 
-def test_v1_signalling_never_reaches_a_control_stream(world: World) -> None:
-    from ztna.proto.signalling import CandidateOffer, FrameReader, SignallingError, encode_frame
-
+def test_v1_signalling_passes_beside_the_control_stream(world: World) -> None:
     connector = world.connector().dial()
     v1(world, 77, "agent", "agent-1")
-    world.relay.stream_received(77, 0, encode_frame(CandidateOffer(5, "echo", ())), False, world.now)
+    host = SignallingCandidate(CandidateType.HOST, SocketAddress("192.0.2.7", 5), 1, "h", None)
+    world.relay.stream_received(77, 0, signalling_frame(CandidateOffer(5, "echo", (host,))), False, world.now)
     world.run()
-    assert connector.control.stats.drop_malformed == 0
-    (answer,) = [message for command in world.raw for message in FrameReader().receive(command.data)]
-    assert isinstance(answer, SignallingError)
+    assert isinstance(connector.core, ConnectorControl)
+    assert connector.control.stats.drop_stream == 0
+    ((stream_id, data),) = connector.signalled
+    assert (stream_id, SignallingReader().receive(data)) == (5, [CandidateOffer(5, "echo", (host,))])
+    connector.say_bytes(signalling_frame(CandidateAnswer(5, (host,))), 4)
+    ((stream_id, data),) = connector.signalled[1:]
+    assert (stream_id, SignallingReader().receive(data)) == (5, [StartPunching(5, 100, (host,))])
+    (to_agent,) = [command for command in world.raw if command.conn == 77]
+    assert SignallingReader().receive(to_agent.data) == [StartPunching(5, 100, (host,))]
 
 
 def test_datagrams_to_the_client_before_the_welcome_are_dropped(world: World) -> None:

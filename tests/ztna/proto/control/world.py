@@ -63,6 +63,8 @@ class Member:
     packets: list[bytes] = field(default_factory=list)
     abandoned: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
+    signalled: list[tuple[int, bytes]] = field(default_factory=list)
+    """What arrived beside the control stream."""
     address: tuple[str, int] = ("203.0.113.5", 40000)
 
     @property
@@ -168,6 +170,8 @@ class World:
 
     def _from_relay(self, command: object) -> None:
         match command:
+            case StreamToClient(conn, stream_id, data) if conn in self.members and stream_id > 1:
+                self.members[conn].signalled.append((stream_id, data))
             case StreamToClient(conn, stream_id, data) if conn in self.members:
                 self.members[conn].control.stream_received(stream_id, data, False, self.now)
             case ToClient(conn, data) if conn in self.members:
