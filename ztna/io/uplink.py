@@ -1,13 +1,10 @@
 """One connection to the intermediate, kept up: what the shells of agent and connector share.
 
-Flow: dial -> Connected -> the control core registers -> packets both ways -> lost (close frame, silence, or the relay
-answers STUN but acknowledges nothing) -> wait (jittered, growing) -> dial. While waiting after a silent loss the relay
-is asked by STUN once or twice a second, so that its return is noticed at once however long the wait has become.
-
-On `ztna-v2` there is a proof of identity between Connected and registration, and the control stream carries what a
-role says about sessions (`sessions`, then `say`); what it is told comes by `Owner.control_event`.
-
-Everything runs in the endpoint's batches: packets received are processed, then one transmit.
+Flow: dial -> Connected -> (`ztna-v2`: proof of identity) -> the control core registers -> packets both ways -> lost
+(close frame, silence, or the relay answers STUN but acknowledges nothing) -> wait (jittered, growing) -> dial. While
+waiting after a silent loss the relay is asked by STUN once or twice a second, so that its return is noticed at once
+however long the wait has become. On `ztna-v2` a role says by `sessions`, then `say`, what belongs to sessions, and is
+told by `Owner.control_event`. Everything runs in the endpoint's batches: packets received are processed, then one transmit.
 """
 
 import asyncio
