@@ -91,6 +91,12 @@ def flat(config: Any, key: str) -> Any:
         "limits": dict(config.limits), "verify_peer": tls.verify_peer, "cert_path": tls.certificate,
         "key_path": tls.key,
     }  # fmt: skip
+    if hasattr(config, "sessions"):
+        sessions = config.sessions
+        parts |= {
+            "quic_core": sessions.quic_core, "direct": "auto" if sessions.direct else "off",
+            "hairpin_probe": sessions.hairpin_probe, "birthday": sessions.birthday,
+        }  # fmt: skip
     return parts[key] if key in parts else getattr(config, key)
 
 
@@ -137,6 +143,7 @@ def test_every_key_of_the_policy_is_named_and_no_other() -> None:
 
 LIMIT_TABLES = {
     "IntermediateLimits": "Intermediate:",
+    "ControlLimits": "Control connections of",
     "AdmissionLimits": "Handshakes at the intermediate",
     "RelayLimits": "Relay of sessions",
     "ConnectorLimits": "Connector:",

@@ -4,7 +4,7 @@ Flow: dial -> Connected -> (`ztna-v2`: proof of identity) -> the control core re
 (close frame, silence, or the relay answers STUN but acknowledges nothing) -> wait (jittered, growing) -> dial. While
 waiting after a silent loss the relay is asked by STUN once or twice a second, so that its return is noticed at once
 however long the wait has become. On `ztna-v2` a role says by `sessions`, then `say`, what belongs to sessions, and is
-told by `Owner.control_event`. Everything runs in the endpoint's batches: packets received are processed, then one transmit.
+told by `Owner.control_event`. All runs in the endpoint's batches: packets received are processed, then one transmit.
 """
 
 import asyncio
