@@ -16,7 +16,7 @@ from infra.verify.model import Result, judged, not_shown
 from infra.verify.status import DENIED, REGISTERED, RoleStatus, read_status
 
 UNKNOWN_SERVICE = "no-such-service"
-_REFUSAL_LIMIT_S = 12.0
+_REFUSAL_LIMIT_S = 30.0
 
 
 def unknown_service(context: Context) -> Result:

@@ -11,6 +11,7 @@ from infra.verify.stats import median
 
 ECHO_SIZES = (1, 2, 3, 16, 64, 256, 512, 576, 1000, 1024, 1199, 1200)
 _PATH_PACKETS = 20
+_PATH_BYTES = 512
 _SETTLE_S = 10.0
 BODY_BYTES = 10_000_000
 QUICK_BODY_BYTES = 1_000_000
@@ -35,13 +36,13 @@ def path(context: Context) -> Result:
     _settle(context, promised.path)
     before = _relayed(context)
     seen = context.probe(
-        context.agent_place, "udp-echo", "--target", target, "--sizes", 64, "--count", _PATH_PACKETS,
+        context.agent_place, "udp-echo", "--target", target, "--sizes", _PATH_BYTES, "--count", _PATH_PACKETS,
         "--tries", 8 if context.has_loss else 1, "--timeout-s", 0.5,
     )  # fmt: skip
     carried = _relayed(context) - before
-    through = "relayed" if carried >= seen["equal"] else "direct"
+    through = "relayed" if carried >= seen["equal"] * _PATH_BYTES else "direct"
     found = through if seen["equal"] else "none"
-    measured = f"{found}: {seen['equal']} of {seen['sent']} echoed, {carried} packets to the connector by the relay"
+    measured = f"{found}: {seen['equal']} of {seen['sent']} echoed, {carried} bytes to the connector by the relay"
     return judged(found == promised.path, measured, f"{promised.path} ({promised.reason})")
 
 
@@ -57,11 +58,14 @@ def _paths(context: Context) -> set[str]:
 
 
 def _relayed(context: Context) -> int:
-    """Packets that the relay has carried to connectors: in DATAGRAM frames of its own connections, and opaque."""
+    """Bytes that the relay has carried to connectors: in DATAGRAM frames of its own connections, and opaque.
+
+    Bytes, not packets: the kernel forwards packets that it has joined as one.
+    """
     status = context.status(context.relay_place)
     counters, relay = status.get("counters") or {}, status.get("relay") or {}
-    opaque = sum(int(session["packets"]["agent_to_connector"]) for session in relay.get("sessions", []))
-    return int(counters.get("datagrams_to_connectors", 0)) + opaque
+    opaque = sum(int(session["bytes"]["agent_to_connector"]) for session in relay.get("sessions", []))
+    return int(counters.get("bytes_to_connectors", 0)) + opaque
 
 
 def udp_echo(context: Context) -> Result:

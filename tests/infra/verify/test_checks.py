@@ -45,8 +45,8 @@ def relay_page(*counts: int, sessions: bool = False, first: Sequence[dict[str, A
     """
     pages = [*first]
     for count in counts:
-        session = {"packets": {"agent_to_connector": count}}
-        json = {"relay": {"sessions": [session]}} if sessions else {"counters": {"datagrams_to_connectors": count}}
+        session = {"bytes": {"agent_to_connector": count * 512}}
+        json = {"relay": {"sessions": [session]}} if sessions else {"counters": {"bytes_to_connectors": count * 512}}
         pages.append({"status": 200, "json": json})
     return lambda argv: pages.pop(0)
 
