@@ -6,11 +6,11 @@ Each message that has no effect is counted by its reason in `PathStats`.
 from dataclasses import dataclass
 
 from ztna.proto.paths.candidates import Candidate, CandidateType, foundation, is_priority, refusal
-from ztna.proto.paths.checks import Purpose, Transaction
+from ztna.proto.paths.checks import SERIES_END_S, Purpose, Transaction
 from ztna.proto.paths.gathering import EXTRA
 from ztna.proto.paths.pairs import Pair, PairState
 from ztna.proto.paths.parts import Parts
-from ztna.proto.paths.path_types import SendStun
+from ztna.proto.paths.path_types import PathKind, SendStun
 from ztna.proto.paths.stun_types import (
     TRANSACTION_BYTES,
     Endpoint,
@@ -23,7 +23,7 @@ from ztna.proto.paths.stun_types import (
 
 @dataclass(slots=True)
 class Inbound:
-    """Takes STUN messages; returns through the parts it changes."""
+    """Takes STUN messages, signalled candidates and time-outs; acts through the parts it changes."""
 
     parts: Parts
 
@@ -61,6 +61,43 @@ class Inbound:
             return None
         parts.checklist.begin(pairs, now)
         return pairs[0]
+
+    def candidate(self, candidate: Candidate, start: float) -> None:
+        """The peer signalled a candidate, whose checks begin at `start`."""
+        parts = self.parts
+        why = refusal(candidate.endpoint, parts.gathering.own, parts.relay_endpoint)
+        signalled = candidate.type in (CandidateType.HOST, CandidateType.SRFLX, CandidateType.PRFLX)
+        if not parts.config.direct:
+            parts.stats.drop_policy += 1
+            return
+        if why is not None or not signalled or not is_priority(candidate.priority):
+            parts.stats.drop_candidate_refused += 1
+            return
+        known = candidate.endpoint in parts.pairs.remotes
+        formed = parts.pairs.add_remote(candidate, spare=parts.selector.direct)
+        parts.stats.remote_candidates += 1
+        if candidate.endpoint not in parts.pairs.remotes:
+            parts.stats.drop_candidate_limit += 1
+        parts.checklist.begin(formed, start)
+        if formed and not known and parts.checks_begin_at is not None and start > parts.checks_begin_at:
+            parts.checklist.probes.reset(start, SERIES_END_S if not parts.has_direct_success() else 1.0)
+
+    def missed(self, transaction: Transaction, now: float) -> None:
+        """A request's time ran out."""
+        parts, pair = self.parts, transaction.pair
+        if transaction.purpose is Purpose.RELAY and parts.relay is not None:
+            parts.relay.health.missed(transaction.sent_at, now)
+        if pair is None:
+            return
+        parts.stats.checks_missed += 1
+        if pair.health.last_answer_at is not None:
+            before = pair.health.misses
+            pair.health.missed(transaction.sent_at, now)
+            in_use = pair is parts.selector.direct and parts.selector.kind is PathKind.DIRECT
+            if in_use and not before and pair.health.misses and parts.relay is not None:
+                # The relay must know this socket's present address before packets arrive there.
+                parts.relay.prove(now)
+        parts.checklist.missed(pair, now)
 
     def _request(self, request: StunRequest, source: Endpoint, local: int, now: float) -> None:
         parts, stats = self.parts, self.parts.stats

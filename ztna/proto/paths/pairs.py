@@ -11,6 +11,7 @@ from typing import Final
 
 from ztna.proto.paths.candidates import Candidate, CandidateType, is_v6
 from ztna.proto.paths.health import PathHealth
+from ztna.proto.paths.path_types import PathStats
 from ztna.proto.paths.stun_types import Endpoint
 
 MAX_PAIRS: Final = 100
@@ -75,8 +76,9 @@ class PairTable:
     never succeeded; what cannot be placed is refused.
     """
 
-    def __init__(self, *, controlling: bool) -> None:
+    def __init__(self, *, controlling: bool, stats: PathStats | None = None) -> None:
         self._controlling = controlling
+        self._stats = stats if stats is not None else PathStats()
         self._by_local: dict[int, dict[Endpoint, Pair]] = {}
         self._remotes: dict[Endpoint, Candidate] = {}
         self._locals: dict[int, tuple[bool, int]] = {}
@@ -149,6 +151,7 @@ class PairTable:
                 if is_v6(remote.endpoint.host) != v6 or remote.endpoint in pairs:
                     continue
                 if self._count >= MAX_PAIRS and not self._drop_failed_pair():
+                    self._stats.drop_pair_limit += 1
                     continue
                 pair = Pair(local, remote.endpoint, remote.type, self._priority(priority, remote.priority))
                 pairs[remote.endpoint] = pair

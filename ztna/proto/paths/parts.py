@@ -58,7 +58,7 @@ class Parts:
         self.relay_endpoint = relay
         self.relay: RelayLeg | None = None
         self.stats = PathStats()
-        self.pairs = PairTable(controlling=self.controlling)
+        self.pairs = PairTable(controlling=self.controlling, stats=self.stats)
         self.selector = PathSelector(self.controlling, now)
         self.checklist = Checklist(self.pairs, self.selector, hairpin=config.hairpin, jitter=self.jitter)
         self.gathering = Gathering()
@@ -80,7 +80,8 @@ class Parts:
         self.observed_host: str | None = None
         self.closed = False
         self.search_at: float | None = None
-        self.relay_reason = ""
+        self.relay_lost_reason = ""
+        self.keepalive_middle_s = config.keepalive_s
         self.priority_attribute = {
             False: priority(CandidateType.PRFLX, local_preference("0.0.0.0", 0)),
             True: priority(CandidateType.PRFLX, local_preference("::", 0)),
@@ -96,7 +97,7 @@ class Parts:
 
     def keepalive_s(self) -> float:
         """Seconds until the next keepalive of an idle mapping."""
-        return self.config.keepalive_s * (1 + (2 * self.jitter() - 1) / 9)
+        return self.keepalive_middle_s * (1 + (2 * self.jitter() - 1) / 9)
 
     def emit(self, command: PathCommand) -> None:
         """Queue a command; the oldest is dropped from a queue that nobody empties."""

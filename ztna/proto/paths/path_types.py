@@ -207,5 +207,7 @@ class PathSnapshot:
     evidence: str
     advice: str
     keepalive_s: float
+    relay_ready: bool
+    relay_lost_reason: str
     pairs: tuple[PairSummary, ...]
     counters: dict[str, int] = field(default_factory=dict)

@@ -30,7 +30,9 @@ def snapshot(parts: Parts, now: float) -> PathSnapshot:
         blocked_by=found.blocked_by,
         evidence=found.evidence,
         advice=found.advice,
-        keepalive_s=parts.config.keepalive_s,
+        keepalive_s=parts.keepalive_middle_s,
+        relay_ready=parts.relay is not None and parts.relay.is_ready,
+        relay_lost_reason=parts.relay_lost_reason,
         pairs=tuple(_summary(pair) for pair in sorted(parts.pairs, key=lambda p: p.priority, reverse=True)),
         counters=parts.stats.as_dict(),
     )

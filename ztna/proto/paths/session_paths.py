@@ -20,17 +20,14 @@ from ztna.proto.paths.candidates import (
     Candidate,
     CandidateType,
     host_candidate,
-    is_priority,
     is_v6,
     local_preference,
     priority,
-    refusal,
 )
-from ztna.proto.paths.checks import SERIES_END_S, Purpose
+from ztna.proto.paths.checks import SERIES_END_S
 from ztna.proto.paths.gathering import EXTRA
 from ztna.proto.paths.inbound import Inbound
 from ztna.proto.paths.outbound import Outbound
-from ztna.proto.paths.pairs import Pair
 from ztna.proto.paths.parts import BUSY_S, Parts, Role
 from ztna.proto.paths.path_types import (
     BlockedBy,
@@ -85,6 +82,8 @@ __all__ = [
 MAX_START_IN_S: Final = 5.0
 MAX_SIGNALLED: Final = 64
 """Candidates looked at per message."""
+SAME_SOURCE_S: Final = 0.02
+"""Packets come in trains from one source: only the first of each such stretch is looked up."""
 DEFAULT_CONFIG: Final = PathConfig()
 Enumerated = TypeVar("Enumerated", bound=StrEnum)
 
@@ -120,6 +119,9 @@ class SessionPaths:
         self._out = Outbound(self._parts)
         self._timer: float | None = None
         self._timer_is_known = False
+        self._known_source: Endpoint | None = None
+        self._known_local = 0
+        self._known_until = float("-inf")
 
     @property
     def stats(self) -> PathStats:
@@ -164,7 +166,7 @@ class SessionPaths:
             parts.checks_begin_at = start
             parts.checklist.probes.reset(start, SERIES_END_S)
         for candidate in candidates[:MAX_SIGNALLED]:
-            self._remote_candidate(candidate, start)
+            self._in.candidate(candidate, start)
         plan_search(parts, now)
         self._leave(now)
 
@@ -178,11 +180,14 @@ class SessionPaths:
 
     def packet_received(self, source: Endpoint, local: int, now: float) -> bool:
         """A QUIC packet arrived; False (counted) when nothing of this session is expected from there."""
+        if now < self._known_until and source == self._known_source and local == self._known_local:
+            return True
         parts = self._parts
         parts.now = max(parts.now, now)
         relay = parts.relay
         if relay is not None and source == relay.remote and local == relay.local:
             relay.heard(now)
+            self._remember(source, local, now)
             return True
         pair = parts.pairs.get(local, source)
         if pair is None or parts.closed:
@@ -191,6 +196,7 @@ class SessionPaths:
         if pair.heard_at is None:
             parts.checklist.heard(pair, now)
             self._leave(now)
+        self._remember(source, local, now)
         return True
 
     def packets_sent(self, now: float) -> None:
@@ -216,6 +222,7 @@ class SessionPaths:
             parts.relay = RelayLeg(parts.relay_endpoint, parts.local_for(parts.relay_endpoint))
         if parts.relay is not None:
             parts.relay.is_ready = True
+        parts.relay_lost_reason = ""
         self._leave(now)
 
     def relay_lost(self, reason: str, now: float) -> None:
@@ -224,7 +231,7 @@ class SessionPaths:
         if parts.relay is not None:
             parts.relay.is_ready = False
             parts.relay.prove(now)
-        parts.relay_reason = reason[:64]
+        parts.relay_lost_reason = reason[:64]
         self._leave(now)
 
     def network_changed(self, now: float) -> None:
@@ -253,6 +260,10 @@ class SessionPaths:
         plan_search(parts, parts.now)
         self._timer_is_known = False
 
+    def set_keepalive(self, seconds: float) -> None:
+        """Keep idle mappings alive at this interval from now on (5 to 60 s), as `MappingLifetime` suggests."""
+        self._parts.keepalive_middle_s = min(max(seconds, 5.0), 60.0)
+
     def control_observed(self, host: str) -> None:
         """The intermediate sees the control connection at this address, for diagnosis."""
         self._parts.observed_host = host
@@ -263,6 +274,7 @@ class SessionPaths:
         parts.closed = True
         parts.commands.clear()
         parts.selector.routes = ()
+        self._known_until = float("-inf")
         self._timer, self._timer_is_known = None, True
 
     # Outputs
@@ -288,11 +300,7 @@ class SessionPaths:
         if parts.closed:
             return
         for transaction in parts.transactions.missed(now):
-            if transaction.purpose is Purpose.RELAY and parts.relay is not None:
-                parts.relay.health.missed(transaction.sent_at, now)
-            pair = transaction.pair
-            if pair is not None:
-                self._check_missed(transaction.sent_at, pair, now)
+            self._in.missed(transaction, now)
         self._end_gathering(now)
         parts.checklist.plan_probes(now, busy=parts.is_busy(now))
         plan_search(parts, now)
@@ -303,6 +311,9 @@ class SessionPaths:
         return snapshot(self._parts, now)
 
     # Inside
+
+    def _remember(self, source: Endpoint, local: int, now: float) -> None:
+        self._known_source, self._known_local, self._known_until = source, local, now + SAME_SOURCE_S
 
     def _enter(self, now: float) -> Parts:
         self._parts.now = max(self._parts.now, now)
@@ -341,37 +352,6 @@ class SessionPaths:
         if not gathering.ended and self._parts.config.direct:
             gathering.ended = True
             self._parts.emit(LocalCandidates((), True))
-
-    def _remote_candidate(self, candidate: Candidate, start: float) -> None:
-        parts = self._parts
-        why = refusal(candidate.endpoint, parts.gathering.own, parts.relay_endpoint)
-        signalled = candidate.type in (CandidateType.HOST, CandidateType.SRFLX, CandidateType.PRFLX)
-        if not parts.config.direct:
-            parts.stats.drop_policy += 1
-            return
-        if why is not None or not signalled or not is_priority(candidate.priority):
-            parts.stats.drop_candidate_refused += 1
-            return
-        known = candidate.endpoint in parts.pairs.remotes
-        formed = parts.pairs.add_remote(candidate, spare=parts.selector.direct)
-        parts.stats.remote_candidates += 1
-        if candidate.endpoint not in parts.pairs.remotes:
-            parts.stats.drop_candidate_limit += 1
-        parts.checklist.begin(formed, start)
-        if formed and not known and parts.checks_begin_at is not None and start > parts.checks_begin_at:
-            parts.checklist.probes.reset(start, SERIES_END_S if not parts.has_direct_success() else 1.0)
-
-    def _check_missed(self, sent_at: float, pair: Pair, now: float) -> None:
-        parts = self._parts
-        parts.stats.checks_missed += 1
-        if pair.health.last_answer_at is not None:
-            before = pair.health.misses
-            pair.health.missed(sent_at, now)
-            in_use = pair is parts.selector.direct and parts.selector.kind is PathKind.DIRECT
-            if in_use and not before and pair.health.misses and parts.relay is not None:
-                # The relay must know this socket's present address before packets arrive there.
-                parts.relay.prove(now)
-        parts.checklist.missed(pair, now)
 
     def _next_timer(self) -> float | None:
         parts = self._parts

@@ -2,6 +2,7 @@
 
 from ztna.proto.paths.candidates import Candidate, CandidateType, priority
 from ztna.proto.paths.pairs import MAX_PAIRS, MAX_REMOTE_CANDIDATES, Pair, PairState, PairTable, pair_priority
+from ztna.proto.paths.path_types import PathStats
 from ztna.proto.paths.stun_types import Endpoint
 
 HOST_PRIORITY = priority(CandidateType.HOST, 65535)
@@ -105,13 +106,16 @@ def test_unproven_prflx_makes_room_but_the_pair_in_use_never() -> None:
 
 def test_at_most_100_pairs() -> None:
     """Extra sockets add pairs one by one; the 101st takes the place of a failed one or is not formed."""
-    pairs = table()
+    stats = PathStats()
+    pairs = PairTable(controlling=True, stats=stats)
+    pairs.add_local(0, v6=False, priority=HOST_PRIORITY)
     pairs.add_remote(remote(1))
     for local in range(2, 120):
         pairs.add_local(local, v6=False, priority=HOST_PRIORITY)
         pairs.add_remote(remote(1), only_local=local)
     assert len(pairs) == MAX_PAIRS
     assert len(list(pairs)) == MAX_PAIRS
+    assert stats.drop_pair_limit == 19
     next(iter(pairs)).state = PairState.FAILED
     assert len(pairs.add_remote(remote(2))) == 1
     assert len(pairs) == MAX_PAIRS
@@ -131,9 +135,10 @@ def test_extra_sockets_form_no_pairs_by_themselves() -> None:
 def test_pair_is_usable_while_it_answers() -> None:
     """A success, and no miss since."""
     pair = Pair(0, Endpoint("10.0.0.1", 1), CandidateType.HOST, 1)
-    assert not pair.is_usable
+    seen = [pair.is_usable]
     pair.state = PairState.SUCCEEDED
     pair.health.answered(1.0, 1.05)
-    assert pair.is_usable
+    seen.append(pair.is_usable)
     pair.health.missed(2.0, 2.2)
-    assert not pair.is_usable
+    seen.append(pair.is_usable)
+    assert seen == [False, True, False]

@@ -41,12 +41,13 @@ def test_prediction_waits_for_its_start_and_stops() -> None:
     """The common T0."""
     prediction = PortPrediction()
     prediction.start(MAPPED, 5.0)
-    assert prediction.next_at == 5.0
-    assert prediction.take(4.9) is None
-    assert prediction.take(5.0) == Endpoint("203.0.113.1", 50001)
+    due = [prediction.next_at]
+    taken = [prediction.take(4.9), prediction.take(5.0)]
     prediction.stop()
-    assert prediction.next_at is None
-    assert prediction.take(9.0) is None
+    due.append(prediction.next_at)
+    taken.append(prediction.take(9.0))
+    assert due == [5.0, None]
+    assert taken == [None, Endpoint("203.0.113.1", 50001), None]
 
 
 def test_without_prediction_a_sequential_peer_stays_relayed() -> None:
@@ -55,7 +56,7 @@ def test_without_prediction_a_sequential_peer_stays_relayed() -> None:
     made.connector.nat_seen = None
     made.connector.signalling = True
     for end in made.ends:
-        end.paths.peer_nat = lambda *args: None  # type: ignore[method-assign,misc]
+        end.paths.peer_nat = lambda *args: None  # type: ignore[method-assign]
     made.run(10.0)
     assert made.kinds == (PathKind.RELAY, PathKind.RELAY)
     predicted = session("H", "Q")

@@ -98,12 +98,12 @@ def test_prove_does_not_restart_a_series_that_has_just_begun() -> None:
 def test_dead_after_six_misses() -> None:
     """One lost keepalive says nothing."""
     leg = RelayLeg(RELAY, 0)
-    assert leg.is_dead
+    seen = [leg.is_dead]
     leg.answered(10.0, MAPPED, 10.05, 22.0, was_missed=False)
-    assert not leg.is_dead
+    seen.append(leg.is_dead)
     for n in range(6):
-        assert not leg.is_dead
         leg.health.missed(11.0 + n, 11.2 + n)
-    assert leg.is_dead
+        seen.append(leg.is_dead)
+    assert seen == [True, *[False] * 6, True]
     assert leg.has_answered_since(10.0)
     assert not leg.has_answered_since(11.0)

@@ -368,7 +368,7 @@ def test_flood_of_requests_is_answered_at_a_bounded_rate() -> None:
 def test_undrained_commands_are_bounded() -> None:
     """The oldest are dropped and counted."""
     side = checking()
-    for n in range(1, 20000):
+    for n in range(1, 3000):
         side.stun_received(request(n), PEER, 0, 0.2 + n / 100)
     assert len(drain(side)) == 2048
     assert side.stats.drop_command_queue > 0
@@ -481,6 +481,19 @@ def test_relay_ready_before_anything_else() -> None:
     assert sent(drain(side), RELAY)
 
 
+def test_keepalive_follows_what_was_measured() -> None:
+    """A NAT that forgets sooner is kept alive sooner; absurd values are bounded."""
+    for asked, middle in ((9.0, 9.0), (0.1, 5.0), (1e9, 60.0)):
+        side = paths()
+        side.set_keepalive(asked)
+        side.add_local([(0, HOST)], 0.0)
+        (binding,) = sent(drain(side), RELAY)
+        side.stun_received(StunResponse(binding.transaction, MAPPED), RELAY, 0, 0.05)
+        times = [at for at, c in advance(side, 80.0) if isinstance(c, SendStun) and c.remote == RELAY]
+        assert middle * 8 / 9 <= times[0] - 0.05 <= middle * 10 / 9
+        assert side.snapshot(1.0).keepalive_s == middle
+
+
 def test_relay_lost_and_back() -> None:
     """No route without it, and one again when it is back; the address is proved again in between."""
     side = paths()
@@ -490,7 +503,9 @@ def test_relay_lost_and_back() -> None:
     side.relay_lost("quota", 5.0)
     assert side.routes() == ()
     assert sent(drain(side), RELAY)
+    assert (side.snapshot(5.0).relay_ready, side.snapshot(5.0).relay_lost_reason) == (False, "quota")
     side.relay_ready(6.0)
+    assert (side.snapshot(6.0).relay_ready, side.snapshot(6.0).relay_lost_reason) == (True, "")
     assert [route.kind for route in side.routes()] == [PathKind.RELAY]
 
 
