@@ -16,6 +16,8 @@ BUSY_KEEPALIVE_S: Final = 5.0
 UNANSWERED_EVERY_S: Final = 2.0
 """Between requests of a series that got no answer at all: a relay that comes back is found within this."""
 DEAD_AFTER_MISSES: Final = 6
+UNREADY_AFTER_S: Final = (1.0, 2.0, 4.0)
+"""Between proofs that were answered while the relay does not forward: it may have been switched off, and comes back."""
 SILENCE_S: Final = 0.25
 """Packets leave on this leg and nothing has come back for this long: the mapping may have moved."""
 SILENCE_PROBE_MAX_S: Final = 5.0
@@ -37,6 +39,7 @@ class RelayLeg:
     sent: int = 0
     answers: int = 0
     heard_at: float = float("-inf")
+    _unready: int = 0
     _series_at: float = 0.0
     _attempts: int = 0
     _silence_gap_s: float = SILENCE_S
@@ -88,7 +91,12 @@ class RelayLeg:
         self.answers += 1
         self.heard_at = now
         self._attempts = 0
-        self.next_at = now + keepalive_s
+        if self.is_ready:
+            self._unready = 0
+            self.next_at = now + keepalive_s
+        else:
+            self.next_at = now + min(keepalive_s, UNREADY_AFTER_S[min(self._unready, len(UNREADY_AFTER_S) - 1)])
+            self._unready += 1
         if not is_newest or mapped == self.mapped:
             return False
         self.mapped = mapped

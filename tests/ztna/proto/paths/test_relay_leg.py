@@ -37,7 +37,7 @@ def test_repetition_waits_for_an_answer_that_may_be_under_way() -> None:
 
 def test_answer_gives_the_mapped_address_and_ends_the_series() -> None:
     """True for an address that is new; an older request's answer changes nothing."""
-    leg = RelayLeg(RELAY, 0)
+    leg = RelayLeg(RELAY, 0, is_ready=True)
     leg.prove(10.0)
     leg.request_sent(10.0)
     leg.request_sent(10.05)
@@ -52,7 +52,7 @@ def test_answer_gives_the_mapped_address_and_ends_the_series() -> None:
 
 def test_traffic_brings_the_keepalive_forward() -> None:
     """Every 5 s while packets travel on it."""
-    leg = RelayLeg(RELAY, 0)
+    leg = RelayLeg(RELAY, 0, is_ready=True)
     leg.request_sent(10.0)
     leg.answered(10.0, MAPPED, 10.05, 22.0, was_missed=False)
     leg.traffic(10.1)
@@ -63,7 +63,7 @@ def test_traffic_brings_the_keepalive_forward() -> None:
 
 def test_silence_under_traffic_proves_the_address_again_ever_more_rarely() -> None:
     """Packets leave and none returns: at once after 250 ms, then after twice as long each time, up to 5 s."""
-    leg = RelayLeg(RELAY, 0)
+    leg = RelayLeg(RELAY, 0, is_ready=True)
     leg.request_sent(10.0)
     leg.answered(10.0, MAPPED, 10.05, 22.0, was_missed=False)
     proofs: list[float] = []
@@ -107,3 +107,20 @@ def test_dead_after_six_misses() -> None:
     assert seen == [True, *[False] * 6, True]
     assert leg.has_answered_since(10.0)
     assert not leg.has_answered_since(11.0)
+
+
+def test_a_relay_that_answers_but_does_not_forward_is_asked_again_soon() -> None:
+    """After 1, 2, 4, 4 ... seconds: it may be switched on again; once it forwards, keepalives do."""
+    leg = RelayLeg(RELAY, 0)
+    now, gaps = 10.0, []
+    for _ in range(5):
+        leg.request_sent(now)
+        leg.answered(now, MAPPED, now, 22.0, was_missed=False)
+        assert leg.next_at is not None
+        gaps.append(leg.next_at - now)
+        now = leg.next_at
+    assert gaps == [1.0, 2.0, 4.0, 4.0, 4.0]
+    leg.is_ready = True
+    leg.request_sent(now)
+    leg.answered(now, MAPPED, now, 22.0, was_missed=False)
+    assert leg.next_at == now + 22.0

@@ -487,6 +487,7 @@ def test_keepalive_follows_what_was_measured() -> None:
         side = paths()
         side.set_keepalive(asked)
         side.add_local([(0, HOST)], 0.0)
+        side.relay_ready(0.0)
         (binding,) = sent(drain(side), RELAY)
         side.stun_received(StunResponse(binding.transaction, MAPPED), RELAY, 0, 0.05)
         times = [at for at, c in advance(side, 80.0) if isinstance(c, SendStun) and c.remote == RELAY]
