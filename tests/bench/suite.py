@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.lab.rungs import Rung, detect
-from tests.bench import deploy, faults, path, relay, sessions
+from tests.bench import deploy, direct, faults, path, relay, sessions
 from tests.bench.model import Outcome, Row, busy_share, conditions, cpu_times
 from tests.support.bed import AGENT, Bed
 
@@ -31,6 +31,7 @@ LOSSY: dict[str, Group] = {"lossy-body": faults.lossy_body}
 OWN_RIG: dict[str, Callable[..., tuple[list[Row], dict[str, Any]]]] = {
     "relay-forwarding": relay.forwarding,
     "relay-round-trip": relay.added_round_trip,
+    "direct": direct.measure,
 }
 """Groups that make namespaces of their own, for which it takes root."""
 DEPLOY = "deploy"
