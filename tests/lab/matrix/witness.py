@@ -1,7 +1,7 @@
 """What really crossed the public segment, counted by the kernel outside every NAT.
 
-A table of the bridge family in the namespace of the lab's bridges counts each UDP flow (addresses and ports as the
-world sees them). No role's word is taken for anything.
+A table of the bridge family in the namespace of the lab's bridges counts each UDP flow between public addresses, as the
+world sees them; what stays in a LAN, or is on its way to a NAT, has another address. No role's word is taken.
 """
 
 import json
@@ -13,29 +13,31 @@ from typing import Any, NamedTuple
 from infra.lab.netns import Place
 from infra.lab.plan import switch_namespace
 from infra.lab.runtime import Lab
+from tests.lab.matrix.classes import PUBLIC_CIDR
 
-_RULES = """
+_RULES = f"""
 table bridge witness
 delete table bridge witness
-table bridge witness {
-  set four {
+table bridge witness {{
+  set four {{
     type ipv4_addr . inet_service . ipv4_addr . inet_service
     size 65535
     flags dynamic
     counter
-  }
-  set six {
+  }}
+  set six {{
     type ipv6_addr . inet_service . ipv6_addr . inet_service
     size 65535
     flags dynamic
     counter
-  }
-  chain pass {
+  }}
+  chain pass {{
     type filter hook forward priority 0;
-    ip protocol udp update @four { ip saddr . udp sport . ip daddr . udp dport }
-    ip6 nexthdr udp update @six { ip6 saddr . udp sport . ip6 daddr . udp dport }
-  }
-}
+    ip saddr {PUBLIC_CIDR} ip daddr {PUBLIC_CIDR} ip protocol udp \\
+      update @four {{ ip saddr . udp sport . ip daddr . udp dport }}
+    ip6 nexthdr udp update @six {{ ip6 saddr . udp sport . ip6 daddr . udp dport }}
+  }}
+}}
 """
 
 
