@@ -23,8 +23,8 @@ PATH_S: Final = 20.0
 
 _BLOCK: Final = """
 table inet block {{
-  chain leave {{ type filter hook output priority 0; ip daddr {peer} meta l4proto udp {drop}; }}
-  chain arrive {{ type filter hook input priority 0; ip saddr {peer} meta l4proto udp {drop}; }}
+  chain leave {{ type filter hook output priority 0; ip daddr {peer} udp dport != {port} drop; }}
+  chain arrive {{ type filter hook input priority 0; ip saddr {peer} udp sport != {port} drop; }}
 }}
 """
 
@@ -81,9 +81,8 @@ class Rig:
 
     def _block(self) -> None:
         # iperf3's own datagrams of the baseline pass.
-        drop = f"udp sport != {IPERF_PORT} udp dport != {IPERF_PORT} drop"
         rules = self.bed.path("block.nft")
-        rules.write_text(_BLOCK.format(peer=ADDRESSES[CONNECTOR], drop=drop))
+        rules.write_text(_BLOCK.format(peer=ADDRESSES[CONNECTOR], port=IPERF_PORT))
         self.bed.lab.run(AGENT, ["nft", "-f", str(rules)])
 
     def choose(self, core: str) -> None:
