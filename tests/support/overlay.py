@@ -253,6 +253,8 @@ class Overlay:
         # A config file asks for a definite port; tests take whatever is free.
         config = replace(AgentConfig.from_json(self.agent_value()), forwards=self.forwards)
         self.agent = Agent(config, loop=asyncio.get_running_loop(), log=quiet_log(), local=self._local)
+        if self.agent.sessions is not None:
+            self.agent.sessions.bind_addr = HOST  # candidates of other interfaces are no business of these tests
         await self.agent.start()
         if ready:
             await eventually(lambda: self.agent.not_ready() is None)

@@ -50,6 +50,8 @@ class QuicEndpoint:
         on_batch_end: called once after each received batch or timer run, before packets are built.
         on_problem: called with where and the exception of a failing callback or connection, for the log.
         non_quic: sees each datagram whose first byte is below 0x40 or 0x5A; True means it was taken.
+
+    `divert`, if set, gets each batch first and returns what of it is for this endpoint.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class QuicEndpoint:
         self.udp = udp
         self.counters = QuicCounters()
         self.non_quic = non_quic
+        self.divert: Callable[[list[Datagram]], list[Datagram]] | None = None
         self._clock = clock
         self._loop = loop or asyncio.get_running_loop()
         self._deliver = Delivery(self.counters, on_event, on_datagram, on_batch_end, on_problem)
@@ -98,8 +101,7 @@ class QuicEndpoint:
         )
         peer = self._table.add(Peer(self, connection, self._table.next_id(), address), [connection.host_cid])
         peer.is_client = True
-        peer.judge = settings.authenticate
-        peer.keepalive_s = settings.keepalive_s
+        peer.judge, peer.keepalive_s = settings.authenticate, settings.keepalive_s
         peer.handshake_deadline = now + settings.handshake_timeout_s
         connection.connect(address, now)
         self.mark_dirty(peer)
@@ -146,6 +148,8 @@ class QuicEndpoint:
 
     def receive(self, batch: list[Datagram]) -> None:
         """Take datagrams for our address: the socket's, or what reached another socket that shares it."""
+        if self.divert is not None and not (batch := self.divert(batch)):
+            return
         now = self._clock()
         self._in_batch = True
         for data, address in batch:

@@ -101,7 +101,7 @@ class AgentSessions:
         self._log = log
         self._paths = paths
         self._core = core
-        self._bind_addr = bind_addr
+        self.bind_addr = bind_addr
         self._sessions: dict[bytes, Session] = {}
         self._nonces: dict[bytes, bytes] = {}
         self._hellos: dict[bytes, FrameBuffer] = {}
@@ -238,7 +238,7 @@ class AgentSessions:
             peer=granted.connector,
             relay=Endpoint(host or self._control.relay_host, port),
             corners=self._control.corners,
-            bind_addr=self._bind_addr,
+            bind_addr=self.bind_addr,
             paths=self._paths,
         )
         try:

@@ -28,6 +28,7 @@ from ztna.io.session.core import (
     server_core,
 )
 from ztna.io.session.flows import FlowSockets
+from ztna.io.session.listener import Listener
 from ztna.io.session.served import ServedSession
 from ztna.io.session.session import Session
 from ztna.io.session.session_parts import SessionSettings
@@ -68,6 +69,7 @@ class ConnectorSessions:
         services: what this connector serves.
         traffic: makes the place where the packets of an agent go, given its inner address (4 bytes).
         may_reach: our own policy: (agent's name, service); True where none is configured.
+        listener: the connector's own UDP port, if agents may reach it.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class ConnectorSessions:
         paths: PathConfig,
         core: str = "auto",
         bind_addr: str = "0.0.0.0",
+        listener: Listener | None = None,
     ) -> None:
         self.counters = ConnectorSessionCounters()
         self._services = {service.id: service for service in services}
@@ -104,6 +107,7 @@ class ConnectorSessions:
         self._paths = paths
         self._core = core
         self._bind_addr = bind_addr
+        self.listener = listener
         self._states: dict[bytes, ServedSession] = {}
         self._traffic: dict[str, AgentTraffic] = {}
 
@@ -142,6 +146,8 @@ class ConnectorSessions:
             self._invited(event)
             return
         if isinstance(event, Observed):
+            if self.listener is not None:
+                self.listener.observed(event.address.ip, event.address.port)
             for session in self.sessions:
                 session.observed(event.address.ip)
             return
@@ -206,6 +212,8 @@ class ConnectorSessions:
         self._states[session.id] = state
         self._control.accept(session.id, state.nonce)
         session.start()
+        if self.listener is not None and self._paths.direct:
+            self.listener.attach(session)
 
     # SessionOwner
 
@@ -370,6 +378,8 @@ class ConnectorSessions:
         state = self._states.pop(session.id, None)
         if state is None:
             return
+        if self.listener is not None:
+            self.listener.detach(session)
         if state.streams is not None:
             state.streams.close()
         if state.flows is not None:

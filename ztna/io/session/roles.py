@@ -12,6 +12,7 @@ from ztna.io.session.agent_gateway import AgentGateway
 from ztna.io.session.agent_side import AgentSessions
 from ztna.io.session.connector_side import ConnectorSessions
 from ztna.io.session.control_plane import UplinkControl
+from ztna.io.session.listener import Listener
 from ztna.io.session.session import Session
 from ztna.io.session.session_types import AgentTraffic
 from ztna.io.session.tun_gateway import TunGateway
@@ -93,12 +94,15 @@ def connector_sessions(
             agent_ip, services, names=connector.names, limits=limits, loop=connector.loop, clock=connector.clock
         )
 
+    uplink = connector.uplink
+    listener = Listener(connector.udp, relay=lambda: uplink.relay_address, external=config.external_ip)
+    uplink.endpoint.divert = listener.divert
     return ConnectorSessions(
         services,
         stack=stack,
         anchors=anchors,
         credentials=credentials,
-        control=UplinkControl(connector.uplink, connector.clock),
+        control=UplinkControl(uplink, connector.clock),
         names=connector.names,
         traffic=traffic,
         may_reach=_may_reach(config),
@@ -108,6 +112,7 @@ def connector_sessions(
         paths=_path_config(config),
         core=config.sessions.quic_core,
         bind_addr=config.bind_addr,
+        listener=listener,
     )
 
 

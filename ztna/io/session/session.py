@@ -22,7 +22,7 @@ from ztna.io.session.core import Closed, HandshakeDone, SessionCore
 from ztna.io.session.session_parts import PathBytes, SessionCounters, SessionOwner, SessionSettings
 from ztna.io.session.session_status import session_status
 from ztna.io.session.sockets import SessionSockets
-from ztna.io.udp import Run
+from ztna.io.udp import Run, UdpSocket
 from ztna.proto.control.events import PeerCandidates, PeerNat, RelayIsLost, RelayIsReady, SessionEnded
 from ztna.proto.paths.path_types import (
     CloseSockets,
@@ -43,8 +43,13 @@ ROUNDS: Final = 4
 ACK_EVERY: Final = 32
 """Packets of the peer that are acknowledged together while there is nothing else to say (RFC 9000 s13.2.2)."""
 
-ACK_DELAY_S: Final = 0.002
-"""What is said later at most; the peer expects 25 ms (max_ack_delay)."""
+ACK_DELAY_S: Final = (0.010, 0.001)
+"""How long acknowledgements of at most SPARSE packets and of more are held back; the peer expects 25 ms (max_ack_delay).
+
+An answer to a packet or two carries the acknowledgement in most cases; a sender of more may wait for it.
+"""
+
+SPARSE: Final = 2
 
 
 class Session:
@@ -84,7 +89,7 @@ class Session:
         self._answer_at: float | None = None
         self._ping_at = now + PING_S[1]
         self._deadline = now + ESTABLISH_S
-        self.sockets = SessionSockets(loop, self._on_batch, bind_addr=settings.bind_addr)
+        self.sockets = SessionSockets(loop, self.received, bind_addr=settings.bind_addr)
         self.paths = SessionPaths(
             settings.session,
             "agent" if settings.role == "agent" else "connector",
@@ -164,6 +169,12 @@ class Session:
                 self.close(event.reason)
         self.flush()
 
+    def listen(self, index: int, udp: UdpSocket, hosts: list[Endpoint], reflexive: list[Endpoint]) -> None:
+        """Be reachable by a socket that its owner shares between sessions; what it receives comes by `received`."""
+        self.sockets.share(index, udp)
+        self.paths.add_listener(index, hosts, reflexive, self._clock())
+        self.flush()
+
     def observed(self, host: str) -> None:
         """The intermediate sees our control connection at this address."""
         self.paths.control_observed(host)
@@ -177,7 +188,8 @@ class Session:
 
     # packets in
 
-    def _on_batch(self, index: int, batch: list[Run]) -> None:
+    def received(self, index: int, batch: list[Run]) -> None:
+        """Datagrams arrived by a socket."""
         now = self._clock()
         packets: list[bytes] = []
         for source, run in batch:
@@ -243,8 +255,8 @@ class Session:
         """After any input: events up, paths' commands, packets out, timer."""
         self._transmitting = True
         try:
-            for _ in range(ROUNDS):
-                if not self._round(now):
+            for number in range(ROUNDS):
+                if not self._round(now, again=number > 0):
                     break
             self._events()
         except Exception as exc:
@@ -256,7 +268,7 @@ class Session:
         if not self.closed:
             self._arm()
 
-    def _round(self, now: float) -> bool:
+    def _round(self, now: float, *, again: bool) -> bool:
         """Events up, answers and paths' commands down, packets out; False when there was nothing to send."""
         if not self._events():
             return False
@@ -265,6 +277,8 @@ class Session:
         if not self._begun and self.settings.role == "agent" and self.paths.routes():
             self._begun = True
             self.core.start(now)
+        if again and self.core.quiet:
+            return False
         return self._transmit(now) > 0
 
     def _events(self) -> bool:
@@ -340,8 +354,9 @@ class Session:
     def _holds_back(self, now: float) -> bool:
         """Whether acknowledgements are all there is to send, and may wait for more packets or for an answer."""
         if 0 < self._unanswered < ACK_EVERY and self.core.quiet:
-            if self._answer_at is None:
-                self._answer_at = now + ACK_DELAY_S
+            at = now + ACK_DELAY_S[self._unanswered > SPARSE]
+            if self._answer_at is None or at < self._answer_at:
+                self._answer_at = at
             if now < self._answer_at:
                 return True
         self._unanswered = 0

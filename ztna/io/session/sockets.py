@@ -41,6 +41,7 @@ class SessionSockets:
         self._on_batch = on_batch
         self._bind_addr = bind_addr
         self._sockets: dict[int, UdpSocket] = {}
+        self._shared: set[int] = set()
         self._open(IPV4, bind_addr)
         if bind_addr == ANY[IPV4] and has_ipv6():
             with suppress(UdpBindError, OSError):
@@ -51,9 +52,15 @@ class SessionSockets:
         self._sockets[index] = sock
         sock.start_runs(self._loop, lambda batch: self._on_batch(index, batch))
 
+    def share(self, index: int, sock: UdpSocket) -> None:
+        """Send by a socket that others use, too, and that its owner reads and closes."""
+        self._sockets[index] = sock
+        self._shared.add(index)
+
     def open_extra(self, count: int) -> list[tuple[int, Endpoint]]:
         """Open more IPv4 sockets; returns their indices and endpoints, fewer than asked for if the system has none."""
-        first = max(self._sockets) + 1 if len(self._sockets) > FIRST_EXTRA else FIRST_EXTRA
+        first = max((index for index in self._sockets if index not in self._shared), default=0) + 1
+        first = max(first, FIRST_EXTRA)
         opened: list[tuple[int, Endpoint]] = []
         for index in range(first, first + count):
             try:
@@ -66,7 +73,7 @@ class SessionSockets:
     def close_extra(self, indices: Iterable[int]) -> None:
         """Close these of the extra sockets."""
         for index in indices:
-            if index >= FIRST_EXTRA and index in self._sockets:
+            if index >= FIRST_EXTRA and index in self._sockets and index not in self._shared:
                 self._sockets.pop(index).close()
 
     def port(self, index: int = IPV4) -> int:
@@ -113,7 +120,7 @@ class SessionSockets:
     def counters(self) -> dict[str, int]:
         """Sums over the sockets, by the names of `UdpCounters`."""
         sums: dict[str, int] = {}
-        for sock in self._sockets.values():
+        for sock in (sock for index, sock in self._sockets.items() if index not in self._shared):
             for name in sock.counters.__slots__:
                 sums[name] = sums.get(name, 0) + getattr(sock.counters, name)
         return sums
@@ -121,7 +128,9 @@ class SessionSockets:
     def close(self) -> None:
         """Close them all."""
         while self._sockets:
-            self._sockets.popitem()[1].close()
+            index, sock = self._sockets.popitem()
+            if index not in self._shared:
+                sock.close()
 
 
 def has_ipv6() -> bool:

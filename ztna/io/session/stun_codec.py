@@ -76,6 +76,17 @@ def _decoded(message: stun.Message, signed: bool) -> StunMessage | None:
     )
 
 
+def session_of(data: bytes) -> bytes | None:
+    """Return the session that a request names in its USERNAME, not yet authentic; None for anything else."""
+    if len(data) > MAX_MESSAGE_BYTES or not looks_like_stun(data):
+        return None
+    try:
+        name, colon, _ = stun.parse_message(data).attributes.get("USERNAME", "").partition(":")
+        return bytes.fromhex(name) if colon else None
+    except Exception:
+        return None
+
+
 def encode(message: StunMessage, key: bytes) -> bytes:
     """Write one message, signed with the session's key unless it is a plain request.
 

@@ -10,6 +10,9 @@ from ztna.proto.paths.stun_types import Endpoint
 GATHERING_ENDS_S: Final = 2.0
 """A server that has not answered by then is not waited for."""
 MAX_HOSTS: Final = 512
+LISTENER_RANK: Final = 64
+"""Interface number that a listener's addresses count from: a session's own socket comes first."""
+MAX_LISTENED: Final = 4
 EXTRA: Final = 2
 """Socket indices from here on are extra sockets."""
 
@@ -49,6 +52,14 @@ class Gathering:
             self.ends_at = now + GATHERING_ENDS_S
         usual = [(local, endpoint) for local, found in self.hosts.items() if local < EXTRA for endpoint in found]
         told = [host_candidate(local, endpoint, rank) for rank, (local, endpoint) in enumerate(signalled_hosts(usual))]
+        return self._untold(told)
+
+    def add_listener(self, local: int, hosts: Sequence[Endpoint], reflexive: Sequence[Endpoint]) -> list[Candidate]:
+        """Take a socket that is reachable as it is; returns its candidates that the peer does not know."""
+        told = [host_candidate(local, host, LISTENER_RANK + rank) for rank, host in enumerate(hosts[:MAX_LISTENED])]
+        base = hosts[0] if hosts else None
+        known = {candidate.endpoint for candidate in told}
+        told += [srflx_candidate(local, each, base, each) for each in reflexive[:MAX_LISTENED] if each not in known]
         return self._untold(told)
 
     def add_mapped(self, local: int, mapped: Endpoint, server: Endpoint) -> list[Candidate]:

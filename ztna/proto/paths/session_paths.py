@@ -25,7 +25,7 @@ from ztna.proto.paths.candidates import (
     priority,
 )
 from ztna.proto.paths.checks import SERIES_END_S
-from ztna.proto.paths.gathering import EXTRA
+from ztna.proto.paths.gathering import EXTRA, LISTENER_RANK
 from ztna.proto.paths.inbound import Inbound
 from ztna.proto.paths.outbound import Outbound
 from ztna.proto.paths.parts import BUSY_S, Parts, Role
@@ -157,6 +157,26 @@ class SessionPaths:
             parts.birthday.add_sockets(extra, now)
         self._start_gathering(now)
         self._leave(now)
+
+    def add_listener(self, local: int, hosts: Sequence[Endpoint], reflexive: Sequence[Endpoint], now: float) -> None:
+        """Tell a socket that others may reach without having been written to, since its port is open.
+
+        It is shared between sessions, so it asks no server; it sends nothing but answers and checks of who came by it.
+
+        Args:
+            local: its index, 2 or more.
+            hosts: addresses of this host with its port.
+            reflexive: where it is reachable from outside, as configured or as the intermediate sees it.
+        """
+        parts = self._enter(now)
+        parts.tell(parts.gathering.add_listener(local, hosts, reflexive))
+        best = priority(CandidateType.SRFLX, local_preference("", LISTENER_RANK))
+        parts.pairs.add_local(local, v6=False, priority=best)
+        self._leave(now)
+
+    def has_pair(self, local: int, remote: Endpoint) -> bool:
+        """Whether packets from an endpoint are taken on a socket."""
+        return self._parts.pairs.get(local, remote) is not None
 
     def remote_candidates(self, candidates: Sequence[Candidate], start_in_s: float, now: float) -> None:
         """Take candidates that the peer signalled; checks of new ones begin `start_in_s` from now (0 to 5 s)."""
