@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from aioquic.asyncio import connect
+from aioquic.asyncio.client import connect
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, QuicEvent
@@ -76,10 +76,10 @@ class Client(QuicConnectionProtocol):
         super().quic_event_received(event)
 
 
-async def attempt(host: str, ca: Path, data: bytes) -> str:
+async def attempt(host: str, ca: bytes, data: bytes) -> str:
     """Send to stream 0 and say how it ends."""
     settings = QuicConfiguration(alpn_protocols=["ztna-v2"], is_client=True, server_name="ztna-server")
-    settings.load_verify_locations(cadata=ca.read_bytes())
+    settings.load_verify_locations(cadata=ca)
     try:
         async with connect(host, PORT, configuration=settings, create_protocol=Client) as protocol:
             assert isinstance(protocol, Client)
@@ -94,7 +94,7 @@ async def attempt(host: str, ca: Path, data: bytes) -> str:
         return f"{type(error).__name__}"
 
 
-async def run(host: str, ca: Path) -> dict[str, Any]:
+async def run(host: str, ca: bytes) -> dict[str, Any]:
     """Every attempt, and mutations of a whole hello."""
     found = {name: await attempt(host, ca, data) for name, data in ATTEMPTS.items()}
     chance = random.Random(1)
@@ -110,7 +110,7 @@ async def run(host: str, ca: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command line."""
-    print(json.dumps(asyncio.run(run(sys.argv[1], Path(sys.argv[2])))))
+    print(json.dumps(asyncio.run(run(sys.argv[1], Path(sys.argv[2]).read_bytes()))))
 
 
 if __name__ == "__main__":
