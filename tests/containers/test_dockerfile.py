@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -27,6 +28,9 @@ def load(name: str) -> ModuleType:
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
+    if hasattr(module, "UV") and shutil.which("uv") is None:
+        # Where the set-up found none on PATH it brought one of its own.
+        module.UV = (str(ROOT / ".uv" / "bin" / "uv"),)
     return module
 
 

@@ -26,7 +26,9 @@ def test_a_bundle_holds_sources_and_no_secret_that_lies_beside_them(tmp_path: Pa
     files = dict(bundle._own_files(tmp_path))
     assert {"bin/ztna", "lib/ztna/cli.py"} <= files.keys()
     assert {name: found for name, content in files.items() if (found := found_in(content, marks))} == {}
-    assert {Path(name).suffix for name in files if name.startswith("lib/")} == {".py"}
+    assert {name for name in files if name.startswith("lib/") and not name.endswith(".py")} == {
+        "lib/ztna-1.2.3.dist-info/METADATA"
+    }
 
 
 def test_units_name_files_and_hold_no_secret() -> None:
