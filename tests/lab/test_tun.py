@@ -246,8 +246,9 @@ def test_connections_cross_two_devices_in_super_segments(offload: tuple[bool, bo
         for device in (near[0], far[0]):
             counters = device.counters
             assert counters.dropped_malformed == counters.dropped_write_error == 0
-            if device.offload:
+            if unfinished:
                 assert counters.read_packets > 2 * counters.read_calls
+            if device.offload:
                 assert counters.written_packets > 2 * counters.write_calls
     finally:
         for device, *sockets in (near, far):

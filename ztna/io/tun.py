@@ -10,6 +10,7 @@ system call is paid per packet.
 """
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
@@ -84,9 +85,7 @@ class TunDevice:
     ) -> None:
         self.counters = TunCounters()
         self.mtu_bytes = mtu_bytes
-        self.unfinished: frozenset[bytes] = frozenset()
-        """Addresses (4 bytes) behind sessions whose far end finishes checksums as we do: to and from these they are
-        left to the kernel that delivers the packet."""
+        self._unfinished: frozenset[bytes] = frozenset()
         self._fd, self.name, self.offload = open_offloading(name) if offload else (*open_device(name), 0)
         self._meta = bytearray(segments.META_BYTES)
         self._buffer = bytearray(READ_BYTES)
@@ -129,6 +128,22 @@ class TunDevice:
                 f"a route to {destination} exists already (`ip route show {destination}` tells whose): "
                 "stop the other agent, or remove that route"
             ) from exc
+
+    @property
+    def unfinished(self) -> frozenset[bytes]:
+        """Addresses (4 bytes) behind sessions whose far end finishes checksums as we do.
+
+        To and from these checksums are left to the kernel that delivers the packet. While there are none our own kernel
+        cuts super-segments and finishes checksums, which takes it a tenth of the time that it takes here.
+        """
+        return self._unfinished
+
+    @unfinished.setter
+    def unfinished(self, addresses: frozenset[bytes]) -> None:
+        if self.offload and self._fd >= 0 and bool(addresses) != bool(self._unfinished):
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(self._fd, TUNSETOFFLOAD, self.offload if addresses else 0)
+        self._unfinished = addresses
 
     def start(self, loop: asyncio.AbstractEventLoop, on_readable: Callable[[], None]) -> None:
         """Call `on_readable` whenever packets wait, for `read_batch` to take. It must not raise."""
@@ -210,7 +225,7 @@ class TunDevice:
         packet = bytes(self._view[:size])
         if meta_bytes[0] & segments.NEEDS_CHECKSUM:
             meta = segments.parse_meta(meta_bytes)
-            unfinished = packet[16:20] in self.unfinished
+            unfinished = packet[16:20] in self._unfinished
             if meta.gso_type:
                 cut = segments.split(meta, packet, unfinished)
             elif unfinished:
@@ -238,9 +253,9 @@ class TunDevice:
         if not self.offload:
             return sum(self._write((packet,), 1) for packet in packets)
         if len(packets) == 1:
-            buffers = segments.single(packets[0], packets[0][12:16] in self.unfinished)
+            buffers = segments.single(packets[0], packets[0][12:16] in self._unfinished)
             return self._write(buffers, 1)
-        joined = segments.join(packets, self.unfinished, udp=bool(self.offload & OFFLOAD_UDP))
+        joined = segments.join(packets, self._unfinished, udp=bool(self.offload & OFFLOAD_UDP))
         return sum(self._write(buffers, count) for count, buffers in joined)
 
     def _write(self, buffers: Sequence[bytes], count: int) -> int:
@@ -285,13 +300,14 @@ class TunDevice:
 
 
 def open_offloading(name: str) -> tuple[int, str, int]:
-    """Open a device as `open_device` does; returns what it offloads too, 0 where the kernel has no such thing."""
+    """Open a device as `open_device` does; returns what it can offload too, 0 where the kernel has no such thing."""
     fd, given = open_device(name, IFF_VNET_HDR)
     for features in (OFFLOAD_TCP | OFFLOAD_UDP, OFFLOAD_TCP):
         try:
             fcntl.ioctl(fd, TUNSETOFFLOAD, features)
         except OSError:
             continue
+        fcntl.ioctl(fd, TUNSETOFFLOAD, 0)
         return fd, given, features
     os.close(fd)
     return (*open_device(given), 0)

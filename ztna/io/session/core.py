@@ -177,7 +177,7 @@ class SessionCore(Protocol):
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing but acknowledgements may be waiting, which the shell may hold back for ACK_DELAY_S."""
+        """Whether nothing but acknowledgements may be waiting, which the shell may hold back for a while."""
         ...
 
     @property

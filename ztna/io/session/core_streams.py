@@ -262,6 +262,11 @@ class SessionStreams:
 
     # credit records
 
+    @property
+    def has_grants(self) -> bool:
+        """Whether the peer is to be told of more credit."""
+        return bool(self._grants)
+
     def flush_grants(self) -> None:
         """Write the credit that was opened since the last call; call before packets are built."""
         if not self._grants:
