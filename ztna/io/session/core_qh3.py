@@ -331,6 +331,14 @@ class Qh3Core(CoreBase):
 
     # connection
 
+    @property
+    def quiet(self) -> bool:
+        """See `SessionCore`: the native core acknowledges whenever it is asked for packets."""
+        connection = self._connection
+        if connection is None or not self.established or self._queue or self._trickle or connection.ready:
+            return False
+        return not self._streams.has_grants and not connection.core.get_send_buffer_size()
+
     def ping(self) -> None:
         """See `SessionCore`."""
         if self._connection is not None and self.established:

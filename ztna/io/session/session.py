@@ -44,7 +44,7 @@ ACK_EVERY: Final = 32
 """Packets of the peer that are acknowledged together while there is nothing else to say (RFC 9000 s13.2.2)."""
 
 ACK_DELAY_S: Final = (0.010, 0.001)
-"""How long acknowledgements of at most SPARSE packets and of more are held back; the peer expects 25 ms (max_ack_delay).
+"""How long acknowledgements of at most SPARSE packets, and of more, are held back; the peer expects 25 ms at most.
 
 An answer to a packet or two carries the acknowledgement in most cases; a sender of more may wait for it.
 """
