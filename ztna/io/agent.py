@@ -20,6 +20,7 @@ from ztna.io.dns import DnsResponder, ServiceZone
 from ztna.io.logs import Logger
 from ztna.io.metrics import Sample, counters_of
 from ztna.io.quic_types import ConnectionLimits
+from ztna.io.session.role_watch import RoleWatch
 from ztna.io.session.roles import agent_sessions, relayed_packets, session_samples
 from ztna.io.tun import TunDevice, tun_available
 from ztna.io.tun_side import TunSide
@@ -123,6 +124,7 @@ class Agent:
         self._dns: DnsResponder | None = None
         self._uplink_used = False
         self.sessions = agent_sessions(self)
+        self.watch = RoleWatch(self.uplink, self.sessions, loop=loop, clock=clock)
 
     async def start(self) -> None:
         """Open the local side and dial the relay. Raises TunError or UdpBindError."""
@@ -131,9 +133,11 @@ class Agent:
         if self.config.dns is not None:
             self._dns = DnsResponder(ServiceZone(self.virtual_ips), self.config.dns.listen, self.loop)
         self.uplink.start()
+        self.watch.start()
 
     async def close(self) -> None:
         """Send the close frame, then remove the device or the listeners."""
+        self.watch.close()
         if self.sessions is not None:
             await self.sessions.close()
         await self.uplink.close()
@@ -192,6 +196,7 @@ class Agent:
             "virtual_ip": self.virtual_ip,
             "dns": None if self._dns is None else f"{self._dns.address[0]}:{self._dns.address[1]}",
             "sessions": [] if self.sessions is None else self.sessions.status(),
+            **self.watch.status(),
             **({} if self._local is None else self._local.status()),
             "control": {name: value for name, value in self.control.stats.as_dict().items() if value},
         }

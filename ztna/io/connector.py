@@ -28,6 +28,7 @@ from ztna.io.logs import Logger
 from ztna.io.metrics import Sample, counters_of
 from ztna.io.quic_types import ConnectionLimits
 from ztna.io.resolve import BackendNames
+from ztna.io.session.role_watch import RoleWatch
 from ztna.io.session.roles import connector_sessions, relayed_packets, session_samples, tun_gateway
 from ztna.io.udp import Address, UdpSocket
 from ztna.io.uplink import Uplink
@@ -96,6 +97,7 @@ class Connector:
         self._drain_scheduled = False
         self.tun = tun_gateway(self, services)
         self.sessions = connector_sessions(self, services, gateway_limits)
+        self.watch = RoleWatch(self.uplink, self.sessions, loop=loop, clock=clock, bind_addr=config.bind_addr)
 
     async def start(self) -> None:
         """Resolve the backends' names and dial the relay."""
@@ -103,9 +105,11 @@ class Connector:
         if self.tun is not None:
             await self.tun.start()
         self.uplink.start()
+        self.watch.start()
 
     async def close(self) -> None:
         """Send the close frame and release every socket."""
+        self.watch.close()
         if self.sessions is not None:
             await self.sessions.close()
         if self.tun is not None:
@@ -126,6 +130,7 @@ class Connector:
             **uplink_status(self.uplink, self.udp, virtual_ips),
             "p2p": self._p2p_enabled,
             "sessions": [] if self.sessions is None else self.sessions.status(),
+            **self.watch.status(),
             "flows": self._open_flows(),
             "counters": {name: value for name, value in _stats(self.gateway.stats).items() if value},
             "control": {name: value for name, value in self.control.stats.as_dict().items() if value},

@@ -166,6 +166,15 @@ class Uplink:
             elif self._peer is not None:
                 self._peer.close(0, command.reason)
 
+    def network_changed(self) -> None:
+        """This host has other addresses: let the relay see the new one at once, or find out that it cannot."""
+        if self._peer is not None and self._peer.established:
+            self._peer.ping()
+            self.endpoint.flush()
+        elif self._dial_timer is not None and not self._closing:
+            self._dial_timer.cancel()
+            self._dial()
+
     async def close(self, reason: str = "shutting down") -> None:
         """Tell the relay, wait briefly for the close frame to be out, and stop."""
         self._closing = True
