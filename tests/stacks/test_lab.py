@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from infra.config import ConfigError
 from infra.outputs import EXPORT_KEYS, SECRET_KEYS, StackOutputs
@@ -124,3 +125,9 @@ def test_a_real_preview_plans_every_resource(tmp_path: Path) -> None:
     (project / "Pulumi.lab.yaml").write_text(json.dumps(config))
     result = Workspace(project, "lab", engine="embedded").preview()
     assert result.changes == {"create": 30}
+
+
+def test_the_official_cli_is_told_which_toolchain_to_use() -> None:
+    """It takes the uv.lock beside the program for a wish to have `uv` on PATH, where the set-up puts none."""
+    options = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["runtime"]["options"]
+    assert options == {"toolchain": "pip", "virtualenv": ".venv"}
