@@ -221,6 +221,19 @@ def test_rebinding_is_no_flapping() -> None:
     assert [len(changes(end, at)) for end in made.ends] == [2, 2]
 
 
+def test_a_failure_explained_by_rebinding_is_forgiven() -> None:
+    """The next outage is judged as on a clean path: at the second miss, not after 320 ms of silence."""
+    made, nats = with_nats()
+    nats[0].rebind()
+    made.run(5.0)
+    assert (R, "check-missed") in changes(made.agent, 0.0)
+    at = made.network.now
+    made.block_direct()
+    made.run(2.0)
+    assert log(made.agent)[-1].to_kind is R
+    assert log(made.agent)[-1].at - at < 0.4
+
+
 def test_rebinding_on_the_relay_path_is_noticed_by_its_silence() -> None:
     """Packets leave and none comes back: the address is proved again at once, not at the next keepalive."""
     made, nats = with_nats("S", "S")

@@ -202,6 +202,15 @@ def test_request_is_answered_and_triggers_a_check() -> None:
     assert (pair.type, pair.requests) == ("prflx", 1)
 
 
+def test_request_on_a_pair_that_was_given_up_triggers_a_check() -> None:
+    """The peer's network lets packets through now, so ours may too: no waiting for the next round of probes."""
+    side = checking()
+    side.stun_received(request(1), PEER, 0, 0.12)
+    list(advance(side, 8.01))
+    side.stun_received(request(2), PEER, 0, 8.02)
+    assert [type(m) for m in sent(drain(side), PEER)] == [StunResponse, StunRequest]
+
+
 def test_three_more_after_the_first_packet_received() -> None:
     """The peer's filter opens only for what is sent to it."""
     side = checking()
