@@ -73,6 +73,8 @@ class Bed:
             is false (a test then brings clients of its own).
         agent_loss: share of packets lost in each direction of the agent's link.
         limits: the `limits` of intermediate.json.
+        protocol: what agent and connector are restricted to; `v1` carries everything in DATAGRAM frames through the
+            intermediate's process.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Bed:
     agent_loss: float = 0.0
     limits: Mapping[str, float] = field(default_factory=dict)
     rung: Rung | None = None
+    protocol: str = "auto"
     lab: Lab = field(init=False)
     ca: pki.KeyPair = field(init=False)
     processes: dict[str, ProcessInfo] = field(init=False, default_factory=dict)
@@ -194,7 +197,8 @@ class Bed:
                 bind_addr=bind,
                 log_level="info",
                 metrics_addr=self.metrics_addr(CONNECTOR),
-            ),
+            )
+            | {"protocol": self.protocol},
             CONNECTOR,
         )
         self.path("agent.json").write_text(json.dumps(self.agent_profile(self.agents[0])))
@@ -204,7 +208,7 @@ class Bed:
         config = wiring.agent_config(
             STACK, self.agent_output(name), self.relay_endpoint(), self.service_outputs(), log_level="info",
             metrics_addr=self.metrics_addr(AGENT),
-        )  # fmt: skip
+        ) | {"protocol": self.protocol}  # fmt: skip
         certificate, key = self.path(f"{name}.cert.pem"), self.path(f"{name}.key.pem")
         return wiring.with_identity(
             config, ca_pem=self.ca.cert_pem, cert_pem=certificate.read_text(), key_pem=key.read_text()
