@@ -89,7 +89,7 @@ def _with_bed(outcome: Outcome, groups: dict[str, Group], directory: Path, loss:
     name = f"bench-{os.getpid()}-{directory.name}"
     quick = outcome.mode == "quick"
     try:
-        # These groups are about DATAGRAM frames through the intermediate's own process; sessions have rigs of their own.
+        # About DATAGRAM frames through the intermediate's own process; sessions have rigs of their own.
         with Bed(
             name, directory, agents=(AGENT, "load"), agent_loss=loss, limits=sessions.LIMITS, protocol="v1"
         ) as bed:
