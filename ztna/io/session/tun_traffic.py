@@ -138,8 +138,11 @@ class TunTraffic:
         if session is None or not session.ready:
             self._gateway.counters.dropped_no_session += len(packets)
             return
-        waiting = self._waiting
-        waiting.extend(packets)
+        waiting, allowed = self._waiting, self._allowed
+        before = len(waiting)
+        # A service that the agent reaches no more is silent to it at once, whatever connection there was.
+        waiting.extend([packet for packet in packets if packet[12:16] in allowed])
+        self._gateway.counters.dropped_not_allowed += before + len(packets) - len(waiting)
         over = len(waiting) - BACKLOG_PACKETS
         if over > 0:
             # The newest are dropped, as by a queue of the kernel's.

@@ -159,6 +159,16 @@ def test_of_too_many_waiting_packets_the_newest_are_lost() -> None:
     assert list(session.core.sent) == packets[:BACKLOG_PACKETS]
 
 
+def test_a_service_that_is_no_longer_reached_is_silent() -> None:
+    gateway, session = Gateway(), Session()
+    traffic = made(gateway, session)
+    traffic.send([packet(source=HIDDEN, destination=AGENT)])
+    traffic.allow([])
+    traffic.send([packet(source=SERVICE, destination=AGENT)])
+    assert not session.core.sent
+    assert gateway.counters.dropped_not_allowed == 2
+
+
 def test_a_packet_over_the_limit_is_answered_by_icmp() -> None:
     gateway, session = Gateway(), Session()
     made(gateway, session).send([packet(source=SERVICE, destination=AGENT, data=bytes(1300))])
