@@ -18,7 +18,8 @@ from ztna.io.tun import TunDevice
 pytestmark = [pytest.mark.lab, pytest.mark.tun]
 
 IP_MTU_DISCOVER, PMTUDISC_DO, IP_MTU, IP_RECVERR = 10, 2, 14, 11
-MTU = 1308 - 2 - len(ECHO)
+MTU = {"v1": 1308 - 2 - len(ECHO), "auto": 1422}
+"""What DATAGRAM frames to the relay take, and those of a session."""
 
 
 def with_tun(
@@ -121,30 +122,36 @@ def test_ports_that_are_not_admitted_are_refused_at_once(tmp_path: Path) -> None
     with_tun(tmp_path, body)
 
 
-def test_mtu_follows_the_datagram_limit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("protocol", MTU)
+def test_mtu_follows_the_datagram_limit(tmp_path: Path, protocol: str) -> None:
     async def body(overlay: Overlay, device: TunDevice) -> None:
-        await eventually(lambda: device.mtu_bytes == MTU)
+        await eventually(lambda: device.mtu_bytes == MTU[protocol])
         status = overlay.agent.status()
-        assert (status["mode"], status["mtu_bytes"]) == ("tun", MTU)
+        assert (status["mode"], status["mtu_bytes"]) == ("tun", MTU[protocol])
 
-    with_tun(tmp_path, body)
+    with_tun(tmp_path, body, agent={"protocol": protocol})
 
 
-def test_packets_over_the_limit_are_answered_by_icmp(tmp_path: Path) -> None:
+@pytest.mark.parametrize("protocol", MTU)
+def test_packets_over_the_limit_are_answered_by_icmp(tmp_path: Path, protocol: str) -> None:
+    limit = MTU[protocol]
+
     async def body(overlay: Overlay, device: TunDevice) -> None:
-        await eventually(lambda: overlay.agent.control.max_packet_bytes == MTU)
+        await eventually(lambda: overlay.agent.max_packet_bytes == limit)
         with udp_socket() as sock:
             sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DO)
-            sock.send(bytes(1400))
-            await eventually(lambda: sock.getsockopt(socket.IPPROTO_IP, IP_MTU) == MTU)
+            sock.send(bytes(1460))
+            await eventually(lambda: sock.getsockopt(socket.IPPROTO_IP, IP_MTU) == limit)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EMSGSIZE
             with pytest.raises(OSError, match="too long"):
-                sock.send(bytes(1400))
-            assert await exchange(sock, bytes(MTU - 28)) == bytes(MTU - 28)
-        assert overlay.agent.control.stats.drop_oversize == 1
+                sock.send(bytes(1460))
+            assert await exchange(sock, bytes(limit - 28)) == bytes(limit - 28)
+        sessions = overlay.agent.sessions
+        by_session = 0 if sessions is None else sessions.counters.dropped_oversize
+        assert overlay.agent.control.stats.drop_oversize + by_session == 1
         assert device.mtu_bytes == 1500
 
-    with_tun(tmp_path, body, mtu=1500, agent={"tun": {"name": "tt0", "mtu": 1500}})
+    with_tun(tmp_path, body, mtu=1500, agent={"protocol": protocol, "tun": {"name": "tt0", "mtu": 1500}})
 
 
 def test_only_service_addresses_go_through_the_device(tmp_path: Path) -> None:
