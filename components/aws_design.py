@@ -59,6 +59,11 @@ class AwsDesign:
         """What runs on Fargate: the connector first, then its backends."""
         return workloads(self.config)
 
+    @property
+    def forwards(self) -> bool:
+        """Whether the relay's kernel forwards packets of sessions: connector and agents are on other hosts."""
+        return self.overlay.settings.relay in ("auto", "kernel")
+
     def vpc(self) -> AwsVpcArgs:
         """The network."""
         return AwsVpcArgs(**self._ours, region=self.config.region, cidr=addressing.AWS.vpc, zones=self.zones)
@@ -144,10 +149,10 @@ class AwsDesign:
                 permanent_private=keys.permanent_private,
             ),
             target=Target(),
-            units=(units.INTERMEDIATE,),
+            units=(units.FORWARDING_INTERMEDIATE if self.forwards else units.INTERMEDIATE,),
             files={"intermediate": files},
             ready=(units.READY[units.INTERMEDIATE.name],),
-            sysctls=units.SYSCTLS,
+            sysctls=units.FORWARDING_SYSCTLS if self.forwards else units.SYSCTLS,
             depends=(groups,),
         )
 
@@ -304,5 +309,6 @@ def design(stack: str, config: AwsConfig) -> AwsDesign:
         settings=config.overlay,
         relay_name=RELAY,
         connector_name=CONNECTOR,
+        admin_socket=units.ADMIN_SOCKET,
     )
     return AwsDesign(config=config, overlay=overlay)

@@ -25,7 +25,10 @@ SSH: Final = 22
 RELAY: Final = "relay"
 CONNECTOR: Final = "connector"
 UNITS: Final[tuple[Unit, ...]] = (units.INTERMEDIATE, units.BACKEND_HTTP, units.BACKEND_ECHO, units.CONNECTOR)
-"""What runs on the droplet, in the order in which it is started."""
+"""What runs on the droplet, in the order in which it is started.
+
+The relay has no capability: every session ends at the connector beside it, which the kernel's back end cannot relay to.
+"""
 
 T = TypeVar("T")
 
@@ -126,4 +129,11 @@ def places(ssh: tuple[str, ...], host: str) -> dict[str, Place]:
 
 def design(stack: str, config: DoConfig) -> DoDesign:
     """Return the stack that a configuration asks for."""
-    return DoDesign(config=config, overlay=Overlay(stack=stack, run=config.overlay.run, settings=config.overlay))
+    overlay = Overlay(
+        stack=stack,
+        run=config.overlay.run,
+        settings=config.overlay,
+        admin_socket=units.ADMIN_SOCKET,
+        own_host=True,
+    )
+    return DoDesign(config=config, overlay=overlay)

@@ -209,5 +209,7 @@ def _described(unit: Unit) -> dict[str, Any]:
         "reload": list(unit.reload),
         "local_only": unit.local_only,
         "after": list(unit.after),
+        "runtime": unit.runtime,
+        "forwards": unit.forwards,
         "text": unit_text(unit),
     }

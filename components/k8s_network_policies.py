@@ -37,12 +37,14 @@ class K8sNetworkPoliciesArgs:
     Attributes:
         components: those that have pods.
         resolvers: those of them that look up names in the cluster's DNS.
+        udp_out: those of them that send UDP to WORLD, on any port; nothing but answers comes in by it.
     """
 
     site: K8sSite
     components: Sequence[str]
     flows: Sequence[K8sFlow]
     resolvers: Sequence[str] = ()
+    udp_out: Sequence[str] = ()
     after: tuple[pulumi.Resource, ...] = ()
 
 
@@ -99,6 +101,9 @@ def _egress(args: K8sNetworkPoliciesArgs, component: str) -> list[net.NetworkPol
         for flow in args.flows
         if flow.source == component
     ]
+    if component in args.udp_out:
+        udp = [net.NetworkPolicyPortArgs(protocol="UDP")]
+        rules.append(net.NetworkPolicyEgressRuleArgs(to=[_peer(args.site, WORLD)], ports=udp))
     return rules + [_dns()] * (component in args.resolvers)
 
 

@@ -92,6 +92,7 @@ class LabDesign:
             self.relay,
             log_level=self.config.log_level,
             metrics_addr=metrics_addr(self.rung, self.plan.relay),
+            relay_mode=self.config.relay,
         )
         policy = wiring.policy(self.services, [self.agent], [self.connector])
         return {"intermediate.json": json.dumps(config, indent=1), "policy.json": json.dumps(policy, indent=1)}

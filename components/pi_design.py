@@ -4,17 +4,19 @@ It is computed from the configuration alone; keys and certificates join it as ou
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any, Final, TypeVar
 
 import pulumi
 
 from components.k8s_backends import K8sBackend
 from components.k8s_load_balancer import K8sLoadBalancerArgs
-from components.k8s_network_policies import WORLD, K8sFlow
+from components.k8s_network_policies import WORLD, K8sFlow, K8sNetworkPoliciesArgs
 from components.k8s_pod import CONFIG_DIR, K8sContainer, K8sHealth, K8sPort, K8sSite
 from infra import ports, traversal
 from infra.config_pi import (
+    ADMIN_SOCKET,
     CONNECTOR,
     ECHO,
     HTTPBIN,
@@ -83,8 +85,9 @@ class PiDesign:
 
     @property
     def intermediate(self) -> K8sContainer:
-        """The relay's container."""
-        return self._role(INTERMEDIATE, self.relay_ports)
+        """The relay's container. Its own directory holds the socket of `ztna relay`."""
+        role = self._role(INTERMEDIATE, self.relay_ports)
+        return replace(role, scratch=(*role.scratch, str(PurePosixPath(ADMIN_SOCKET).parent)))
 
     @property
     def connector(self) -> K8sContainer:
@@ -151,6 +154,17 @@ class PiDesign:
     def connector_files(self) -> dict[str, str]:
         """connector.json, which dials the relay by its ClusterIP and demands the stack's server name of it."""
         return self.overlay.connector_files(self.config.relay_host, metrics_addr=ANY)
+
+    def policies(self, *after: pulumi.Resource) -> K8sNetworkPoliciesArgs:
+        """Who may talk to whom. On direct paths the connector sends UDP to peers at any address."""
+        return K8sNetworkPoliciesArgs(
+            site=self.site,
+            components=self.components,
+            flows=self.flows,
+            resolvers=self.resolvers,
+            udp_out=(CONNECTOR,),
+            after=after,
+        )
 
     def balancer(self, *after: pulumi.Resource) -> K8sLoadBalancerArgs:
         """The relay's address on the LAN."""

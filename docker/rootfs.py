@@ -90,7 +90,8 @@ def place(tree: Path, path: Path) -> None:
 
 def finish(tree: Path) -> None:
     """Write the few files of /etc, and make rights and times the same in every build."""
-    (tree / "etc/ztna").mkdir(parents=True, exist_ok=True)
+    for mounted in ("etc/ztna", "run/ztna"):
+        (tree / mounted).mkdir(parents=True, exist_ok=True)
     (tree / "tmp").mkdir(exist_ok=True)
     for name, text in ETC.items():
         (tree / "etc" / name).write_text(text)

@@ -127,7 +127,7 @@ def tables(report: Report) -> list[tuple[str, tuple[str, ...], list[Cells]]]:
         for path in report.paths:
             shared.setdefault((path.peer_nat, path.path, path.reason), []).append(path.service)
         paths: list[Cells] = [(nat, ", ".join(names), kind, reason) for (nat, kind, reason), names in shared.items()]
-        title = "Paths that the networks allow, by the peer's NAT (ztna-v1 relays its data on each of them)"
+        title = "Paths of sessions, by the peer's NAT"
         found.append((title, ("peer's NAT", "services", "path", "why"), paths))
     return found
 

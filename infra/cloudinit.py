@@ -26,6 +26,8 @@ NFT_PATH: Final = "/etc/nftables.conf"
 SSHD_PATH: Final = "/etc/ssh/sshd_config.d/10-ztna.conf"
 SYSCTL_PATH: Final = "/etc/sysctl.d/60-ztna.conf"
 NFT_TABLE: Final = "ztna"
+RELAY_MARK: Final = "meta mark & 0xff000000 == 0x5a000000"
+"""Packets that the relay's own rules have taken (`ztna.io.forward.ruleset.MARK`)."""
 
 # sshd takes the first value it reads of each keyword, so this file precedes those of the image.
 SSHD_CONFIG: Final = """\
@@ -134,6 +136,8 @@ def _config(setup: HostSetup) -> dict[str, Any]:
 def firewall(setup: HostSetup) -> str:
     """Return the nftables rules of a host: everything in is dropped but what HostSetup opens, in v4 and v6 alike.
 
+    Nothing is forwarded but packets that bear the relay's mark, which it gives to those between proven endpoints.
+
     Raises:
         ValueError: a port is out of range, or a network is malformed or the whole world.
     """
@@ -165,6 +169,7 @@ table inet {NFT_TABLE} {{
     }}
     chain forward {{
         type filter hook forward priority filter; policy drop;
+        {RELAY_MARK} accept
     }}
 }}
 """

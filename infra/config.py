@@ -13,6 +13,8 @@ from typing import Any, Final, Protocol
 MAPPINGS: Final = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
 RUNGS: Final = ("auto", "root", "rootless", "loopback")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+RELAY_MODES: Final = ("auto", "kernel", "userspace", "off")
+"""Who forwards packets of sessions without a direct path (`relay` of intermediate.json)."""
 
 
 class ConfigError(Exception):
@@ -92,6 +94,7 @@ class LabConfig:
     run: str = ""
     rung: str = "auto"
     log_level: str = "info"
+    relay: str = "auto"
     pki: PkiSettings = PkiSettings()
 
 
@@ -127,6 +130,12 @@ LAB_KEYS: Final = (
         name="rung",
         help="how the lab is realised: auto takes the best this machine allows of root, rootless, loopback",
         example="rootless",
+        default="auto",
+    ),
+    Key(
+        name="relay",
+        help="who forwards packets of sessions without a direct path: " + ", ".join(RELAY_MODES),
+        example="userspace",
         default="auto",
     ),
     Key(name="logLevel", help="log level of the roles: " + ", ".join(LOG_LEVELS), example="debug", default="info"),
@@ -207,6 +216,7 @@ def lab_config(source: ConfigSource, presets: Collection[str]) -> LabConfig:
         run=reader.text("run"),
         rung=reader.parse("rung", lambda text: parse_choice(text, RUNGS)),
         log_level=reader.parse("logLevel", lambda text: parse_choice(text, LOG_LEVELS)),
+        relay=reader.parse("relay", lambda text: parse_choice(text, RELAY_MODES)),
         pki=PkiSettings(
             generation=reader.parse("pkiGeneration", lambda text: parse_int(text, 1, 2**31)),
             leaf_days=reader.parse("leafDays", lambda text: parse_int(text, 1, 825)),

@@ -24,6 +24,7 @@ RESERVED_RANGES: Final = tuple(
 
 Source: https://docs.digitalocean.com/products/networking/vpc/details/limits/
 """
+NO_KERNEL: Final = "every session ends at the connector on the relay's own host, where the kernel cannot relay to"
 _SLUG = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _DOMAIN = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}")
 _RECORD = re.compile(r"@|[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
@@ -161,7 +162,7 @@ def do_config(source: ConfigSource) -> DoConfig:
         dns=(DnsSettings(domain=domain, name=record),) if domain else (),
         vpc_range=reader.parse("vpcRange", parse_vpc_range),
         host_generation=reader.parse("hostGeneration", lambda text: parse_int(text, 1, 2**31)),
-        overlay=overlay_settings(reader, default_services()),
+        overlay=overlay_settings(reader, default_services(), no_kernel=NO_KERNEL),
     )
 
 

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import Any, Final
 
 from infra.addressing import OverlayPlan, overlay_plan
-from infra.config import LOG_LEVELS, Key, PkiSettings, Reader, parse_choice, parse_int
+from infra.config import LOG_LEVELS, RELAY_MODES, Key, PkiSettings, Reader, parse_choice, parse_int
 from infra.naming import check_label
 from infra.outputs import ServicePort
 from infra.wiring_macos import MacosApp
@@ -48,6 +48,7 @@ class OverlaySettings:
     run: str
     pki: PkiSettings = field(default_factory=PkiSettings)
     log_level: str = "info"
+    relay: str = "auto"
     allow_anonymous_v1: bool = False
     macos: MacosApp = field(default_factory=MacosApp)
 
@@ -72,6 +73,13 @@ OVERLAY_KEYS: Final = (
         help="name that the tags of this deployment carry; the stack's name unless given",
         example="blue",
         default="",
+    ),
+    Key(
+        name="relay",
+        help="who forwards packets of sessions without a direct path: auto, kernel (only where the relay has a host to "
+        "itself: aws-us-east-2), userspace, off",
+        example="userspace",
+        default="auto",
     ),
     Key(name="logLevel", help="log level of the roles: " + ", ".join(LOG_LEVELS), example="debug", default="info"),
     Key(
@@ -105,12 +113,15 @@ OVERLAY_KEYS: Final = (
 """Keys of every cloud stack; `run` of OverlaySettings is never empty."""
 
 
-def overlay_settings(reader: Reader, default_services: Sequence[ServiceSettings]) -> OverlaySettings:
+def overlay_settings(
+    reader: Reader, default_services: Sequence[ServiceSettings], *, no_kernel: str = ""
+) -> OverlaySettings:
     """Read the keys of OVERLAY_KEYS.
 
     Args:
         reader: over a table that holds OVERLAY_KEYS.
         default_services: the stack's services where `services` is not set.
+        no_kernel: why the kernel cannot relay packets in this stack; empty where it can.
 
     Raises:
         ConfigError: a key is bad; the message gives the YAML and the command that set it right.
@@ -126,6 +137,11 @@ def overlay_settings(reader: Reader, default_services: Sequence[ServiceSettings]
         if taken is not None:
             raise ValueError(f"{taken!r} is the name of another member of the stack; choose another")
         return names
+
+    def relay(text: str) -> str:
+        if parse_choice(text, RELAY_MODES) == "kernel" and no_kernel:
+            raise ValueError(f"{no_kernel}; use auto or userspace")
+        return text
 
     generation = reader.parse("pkiGeneration", lambda text: parse_int(text, 1, 2**31))
 
@@ -144,6 +160,7 @@ def overlay_settings(reader: Reader, default_services: Sequence[ServiceSettings]
             overlap=reader.parse("pkiOverlap", overlap),
         ),
         log_level=reader.parse("logLevel", lambda text: parse_choice(text, LOG_LEVELS)),
+        relay=reader.parse("relay", relay),
         allow_anonymous_v1=reader.parse("allowAnonymousV1", parse_bool),
         macos=reader.parse("macosApp", parse_macos_app),
     )

@@ -26,6 +26,8 @@ from infra.config_overlay import (
 from infra.outputs import ServicePort
 from infra.overlay import Overlay
 
+ADMIN_SOCKET: Final = "/run/ztna/admin.sock"
+"""In the relay's pod, in a directory of its own that may be written."""
 TRAFFIC_POLICY: Final = "Local"
 """`externalTrafficPolicy` of the relay's Service. `Cluster` would rewrite the source address of every packet, and the
 observed address that agents are told would be a node's: no key changes it."""
@@ -212,7 +214,9 @@ def pi_config(source: ConfigSource) -> PiConfig:
         context=reader.text("context") or None,
         render_dir=reader.text("renderDir") or None,
         await_ready=reader.parse("awaitReady", parse_bool),
-        overlay=overlay_settings(reader, default_services(namespace, quakekube=quakekube)),
+        overlay=overlay_settings(
+            reader, default_services(namespace, quakekube=quakekube), no_kernel="pods of the stack have no capability"
+        ),
     )
 
 
@@ -225,6 +229,7 @@ def pi_overlay(stack: str, config: PiConfig) -> Overlay:
         relay_name=INTERMEDIATE,
         connector_name=CONNECTOR,
         alternate_port=ports.STUN_ALTERNATE,
+        admin_socket=ADMIN_SOCKET,
     )
 
 

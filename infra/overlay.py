@@ -49,6 +49,8 @@ class Overlay:
         stack: the stack's name, which certificates carry.
         run: the name that tags carry.
         relay_port: UDP port of the intermediate.
+        admin_socket: where the intermediate makes the socket of `ztna relay`; None for beside its configuration.
+        own_host: the connector runs on the relay's host and dials it over loopback.
         alternate_port: its second UDP port for NAT classification (RFC 5780 section 6); None where the connector
             has 4434 on the same host.
     """
@@ -61,6 +63,8 @@ class Overlay:
     server_name: str = "ztna-server"
     relay_port: int = ports.QUIC
     alternate_port: int | None = None
+    admin_socket: str | None = None
+    own_host: bool = False
 
     @property
     def services(self) -> tuple[ServiceOutput, ...]:
@@ -136,6 +140,9 @@ class Overlay:
             metrics_addr=metrics_addr,
             external_ip=external_ip,
             allow_anonymous_v1=self.settings.allow_anonymous_v1,
+            relay_mode=self.settings.relay,
+            own_host=self.own_host,
+            admin_socket=self.admin_socket,
         )
         return {"intermediate.json": _text(config), "policy.json": self.policy_json()}
 

@@ -64,8 +64,8 @@ def deploy(request: dict[str, Any]) -> dict[str, Any]:
     """Bring the host to a deployment, or leave it with the one that ran before. Raises Refused."""
     _claim(request["machine"])
     owner = _user()
+    _firewall()  # before a setting that lets the host forward
     _sysctls(request["sysctls"])
-    _firewall()
     wanted, running = request["deployment"], current()
     previous = _known_good(running)
     try:

@@ -6,7 +6,8 @@ answers become the stack's `expected_path`. `findings` names what in the site co
 
 NATs are described by behaviour (RFC 4787 sections 4.1 and 5). A direct path needs both: the connector's packets must
 fit the hole that the peer's packets made, and the other way round. The prediction is about what the network lets
-through; a peer that only speaks `ztna-v1` data takes the relayed path all the same.
+through: a session takes that path by itself (docs/paths.md). With a peer that speaks `ztna-v1` alone there is no
+session, and the intermediate relays its packets.
 """
 
 from collections.abc import Callable

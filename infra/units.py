@@ -1,11 +1,12 @@
 """The systemd units of a host: hardened, under a user of their own, their files where the release puts them. Pure.
 
 A release puts the code at CODE_DIR and the files of a role at `/etc/ztna/ROLE`; both are symbolic links that one rename
-switches (docs/security.md). Ports are above 1024, so no unit has a capability. Names of directives: systemd.exec(5).
+switches (docs/security.md). Ports are above 1024, so no unit has a capability but one that has the kernel relay packets
+(`Unit.forwards`). Names of directives: systemd.exec(5).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from infra import ports
@@ -29,6 +30,14 @@ SYSCTLS: Final[Mapping[str, int]] = {
 }
 """Kernel settings that a host must have at least; the first boot sets them, every release verifies them."""
 
+FORWARDING_SYSCTLS: Final[Mapping[str, int]] = {**SYSCTLS, "net.ipv4.ip_forward": 1}
+"""Those of a host whose kernel relays packets of sessions. A release sets them once it has seen the host's firewall,
+which drops whatever else would be forwarded (infra/cloudinit.py); the unit itself may write no kernel setting.
+"""
+
+RUNTIME_DIR: Final = "/run"
+"""Where systemd makes each unit's own directory, named as the unit, of mode 0700; it goes when the unit stops."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unit:
@@ -41,6 +50,9 @@ class Unit:
         reload: names of files that it reads again on SIGHUP; a change of another one restarts it.
         local_only: it talks to this host alone, and the kernel holds it to that.
         after: units of the same release that start before it.
+        runtime: it has a directory of its own below RUNTIME_DIR: the files of its role are read-only to it.
+        forwards: it has the kernel relay packets, by nftables: it has CAP_NET_ADMIN and no other capability, and reads
+            /proc/sys.
     """
 
     name: str
@@ -50,6 +62,8 @@ class Unit:
     reload: tuple[str, ...] = ()
     local_only: bool = False
     after: tuple[str, ...] = ()
+    runtime: bool = False
+    forwards: bool = False
 
 
 INTERMEDIATE: Final = Unit(
@@ -58,7 +72,12 @@ INTERMEDIATE: Final = Unit(
     exec=(LAUNCHER, "intermediate", "--config", f"{CONFIG_DIR}/intermediate/intermediate.json"),
     role="intermediate",
     reload=("cert.pem", "key.pem", "ca.pem", "policy.json"),
+    runtime=True,
 )
+"""It relays packets of sessions in user space; FORWARDING_INTERMEDIATE has the kernel do it."""
+FORWARDING_INTERMEDIATE: Final = replace(INTERMEDIATE, forwards=True)
+ADMIN_SOCKET: Final = f"{RUNTIME_DIR}/{INTERMEDIATE.name}/admin.sock"
+"""The socket of `ztna relay` on a host."""
 CONNECTOR: Final = Unit(
     name="ztna-connector",
     description="ztna connector",
@@ -93,15 +112,11 @@ READY: Final[Mapping[str, str]] = {
 # AF_NETLINK is how the C library lists interfaces (host candidates) and sorts addresses.
 _HARDENING: Final = """\
 NoNewPrivileges=yes
-CapabilityBoundingSet=
-AmbientCapabilities=
 ProtectSystem=strict
 ProtectHome=yes
 PrivateTmp=yes
 PrivateDevices=yes
-PrivateUsers=yes
 ProtectProc=invisible
-ProcSubset=pid
 ProtectClock=yes
 ProtectHostname=yes
 ProtectKernelLogs=yes
@@ -123,12 +138,18 @@ SystemCallErrorNumber=EPERM
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
 """
+_POWERLESS: Final = "CapabilityBoundingSet=\nAmbientCapabilities=\nPrivateUsers=yes\nProcSubset=pid\n"
+# In a user namespace of its own the capability would not be one over the host's network, and without /proc/sys the
+# unit could not see whether the host forwards.
+_FORWARDING: Final = "CapabilityBoundingSet=CAP_NET_ADMIN\nAmbientCapabilities=CAP_NET_ADMIN\n"
 
 
 def unit_text(unit: Unit) -> str:
     """Return the unit file: restarted for ever one second after it ends, and reloaded by SIGHUP."""
     after = " ".join(("network-online.target", *(f"{name}.service" for name in unit.after)))
     reload = "ExecReload=/bin/kill -HUP $MAINPID\n" if unit.reload else ""
+    power = _FORWARDING if unit.forwards else _POWERLESS
+    runtime = f"RuntimeDirectory={unit.name}\nRuntimeDirectoryMode=0700\n" if unit.runtime else ""
     only_here = "IPAddressAllow=localhost\nIPAddressDeny=any\n" if unit.local_only else ""
     return (
         "# Written by the release; a change here is lost with the next one.\n"
@@ -136,7 +157,7 @@ def unit_text(unit: Unit) -> str:
         f"Wants=network-online.target\nAfter={after}\nStartLimitIntervalSec=0\n\n"
         f"[Service]\nType=exec\nUser={USER}\nGroup={USER}\nExecStart={_command(unit.exec)}\n{reload}"
         "Restart=always\nRestartSec=1\nTimeoutStartSec=30\nTimeoutStopSec=10\nLimitNOFILE=65536\n"
-        f"Environment=PYTHONDONTWRITEBYTECODE=1\n{_HARDENING}{only_here}\n"
+        f"Environment=PYTHONDONTWRITEBYTECODE=1\n{runtime}{_HARDENING}{power}{only_here}\n"
         "[Install]\nWantedBy=multi-user.target\n"
     )
 

@@ -38,6 +38,9 @@ def intermediate_config(
     metrics_addr: str,
     external_ip: str | None = None,
     allow_anonymous_v1: bool = False,
+    relay_mode: str = "auto",
+    own_host: bool = False,
+    admin_socket: str | None = None,
 ) -> JsonObject:
     """Return intermediate.json for a relay whose files lie side by side in STATE_DIR.
 
@@ -45,6 +48,9 @@ def intermediate_config(
         relay: its `host` is the address that it binds.
         external_ip: the address by which clients know it, where a 1:1 NAT hides it.
         allow_anonymous_v1: let in deployed peers that cannot hold a client certificate.
+        relay_mode: who forwards packets of sessions without a direct path, a RelayMode.
+        own_host: a connector or an agent runs on the relay's own host and dials it over loopback.
+        admin_socket: where `ztna relay` finds it, None for beside the file, where that directory can be written.
     """
     return {
         "name": relay.name,
@@ -61,6 +67,9 @@ def intermediate_config(
         "verify_peer": True,
         "require_client_cert": not allow_anonymous_v1,
         "allow_anonymous_v1": allow_anonymous_v1,
+        "relay": relay_mode,
+        "relay_own_host": own_host,
+        **({"admin_socket": admin_socket} if admin_socket else {}),
         "metrics_addr": metrics_addr,
         "metrics_port": ports.METRICS["intermediate"],
         "log_level": log_level,

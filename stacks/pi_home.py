@@ -6,7 +6,7 @@ import pulumi_kubernetes as kubernetes
 from components.k8s_backends import K8sBackends, K8sBackendsArgs
 from components.k8s_load_balancer import K8sLoadBalancer
 from components.k8s_namespace import K8sNamespace, K8sNamespaceArgs
-from components.k8s_network_policies import K8sNetworkPolicies, K8sNetworkPoliciesArgs
+from components.k8s_network_policies import K8sNetworkPolicies
 from components.k8s_role import K8sRole, K8sRoleArgs
 from components.k8s_secrets import K8sSecrets, K8sSecretsArgs
 from components.pi_design import DRAIN_S, design
@@ -45,10 +45,7 @@ def program() -> pulumi.Output[StackOutputs]:
     namespace = K8sNamespace("namespace", K8sNamespaceArgs(site=site), there)
     certificates = {INTERMEDIATE: pki.files(INTERMEDIATE), CONNECTOR: pki.files(CONNECTOR)}
     secrets = K8sSecrets("secrets", K8sSecretsArgs(site=site, members=certificates, after=(namespace,)), there)
-    flows = K8sNetworkPoliciesArgs(
-        site=site, components=home.components, flows=home.flows, resolvers=home.resolvers, after=(namespace,)
-    )
-    policies = K8sNetworkPolicies("policies", flows, there)
+    policies = K8sNetworkPolicies("policies", home.policies(namespace), there)
 
     K8sLoadBalancer("lan", home.balancer(namespace), there)
     prepared = (namespace, secrets, policies)

@@ -57,7 +57,7 @@ def test_on_loopback_there_are_no_nats_and_it_says_so(monkeypatch: pytest.Monkey
     outputs = made.outputs(ca_pem="CA", profile="{}", probes={})
     assert all(place.nat is None for place in outputs.places.values())
     assert outputs.limits == ("No NATs.",)
-    assert outputs.expected_paths[0].path == "relayed"
+    assert outputs.expected_paths[0].path == "direct"
     assert made.announcement == (
         f"lab {RUN!r} on the loopback rung\n  not better because root: not running as root\n  No NATs."
     )
@@ -73,6 +73,16 @@ def test_behind_a_nat_that_blocks_udp_alive_is_all_that_a_role_can_be(monkeypatc
     assert made.ready_url("connector") == "http://127.0.0.1:9091/readyz"
     outputs = made.outputs(ca_pem="CA", profile="{}", probes={})
     assert outputs.expected_paths[0].path == "none"
+
+
+def test_the_relays_mode_comes_from_the_configuration_and_its_socket_is_beside_its_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = lab(monkeypatch)
+    other = replace(made, config=replace(made.config, relay="userspace"))
+    relays = [json.loads(each.intermediate_files()["intermediate.json"]) for each in (made, other)]
+    assert [config["relay"] for config in relays] == ["auto", "userspace"]
+    assert all("admin_socket" not in config and not config["relay_own_host"] for config in relays)
 
 
 def test_the_foreign_connector_has_a_certificate_and_no_grant(monkeypatch: pytest.MonkeyPatch) -> None:

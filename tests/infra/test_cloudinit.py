@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from infra.cloudinit import HEADER, HostKeys, HostSetup, firewall, user_data
+from infra.cloudinit import HEADER, RELAY_MARK, HostKeys, HostSetup, firewall, user_data
+from ztna.io.forward import ruleset
 
 PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPqM7FbdFRrCpsyk0jAL4IF5lBvBn9uDgK+nLHXsvAdr"
 PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----\nbootstrap\n-----END OPENSSH PRIVATE KEY-----\n"
@@ -47,6 +48,14 @@ def test_firewall_opens_what_is_asked_for() -> None:
     assert "ip6 saddr { 2001:db8::/64 } tcp dport 22 accept" in rules
     assert "udp dport { 4433, 4434 } accept" in rules
     assert re.findall(r"tcp dport (\S+)", rules) == ["22", "22"]
+
+
+def test_firewall_forwards_what_bears_the_relays_mark_and_nothing_else() -> None:
+    chain = firewall(SETUP).split("chain forward {")[1].split("}")[0]
+    hook, *rules = [line.strip() for line in chain.strip().splitlines()]
+    assert hook.endswith("policy drop;")
+    assert rules == [f"{RELAY_MARK} accept"]
+    assert f"meta mark & {ruleset.MARK_MASK:#x} == {ruleset.MARK:#x}" == RELAY_MARK
 
 
 def test_closed_ssh_has_no_rule() -> None:

@@ -119,6 +119,7 @@ def test_a_bad_link_is_explained(value: str, words: str) -> None:
     [
         ("rung", "roots", "did you mean 'root'"),
         ("logLevel", "loud", "it may be debug, info, warning, error"),
+        ("relay", "kernal", "did you mean 'kernel'"),
         ("pkiGeneration", "two", "it is not a whole number"),
         ("pkiGeneration", "0", "it must be 1 to"),
         ("leafDays", "826", "it must be 1 to 825"),

@@ -73,6 +73,7 @@ def test_ssh_from_the_world_is_refused_with_an_explanation(world: str) -> None:
         ({"dnsName": "a b"}, "is no name within a domain"),
         ({"region": "New York"}, "is no slug"),
         ({"hostGeneration": "0"}, "it must be 1 to"),
+        ({"relay": "kernel"}, "where the kernel cannot relay to; use auto or userspace"),
         ({"run": "No Good"}, "not usable as a name"),
     ],
 )  # fmt: skip

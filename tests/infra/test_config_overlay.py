@@ -120,6 +120,7 @@ def test_agents_are_a_list_or_words_with_commas(text: str) -> None:
         ("agents", "relay", "'relay' is the name of another member of the stack"),
         ("run", "My Run", "run 'My Run' is not usable as a name"),
         ("logLevel", "loud", "it may be debug, info, warning, error"),
+        ("relay", "yes", "it may be auto, kernel, userspace, off"),
         ("pkiGeneration", "0", "it must be 1 to"),
         ("pkiOverlap", "agent", "did you mean 'agents'"),
         ("pkiOverlap", "all", "there is no generation before the first"),

@@ -106,6 +106,7 @@ def test_an_address_outside_the_pool_is_refused_with_the_command_that_mends_it()
         ("namespace", "Home", "not beginning or ending"),
         ("ciliumPoolVersion", "v3", "it may be v2, v2alpha1"),
         ("quakekube", "yes", "it may be true, false"),
+        ("relay", "kernel", "pods of the stack have no capability"),
     ],
 )
 def test_bad_values_are_refused_with_the_reason_and_the_remedy(key: str, value: str, why: str) -> None:

@@ -64,11 +64,22 @@ def test_the_intermediate_reads_its_files(tmp_path: Path) -> None:
     assert (read.name, read.stack, read.bind_addr, read.port) == ("relay", "do-nyc1", "0.0.0.0", 4433)
     assert read.external_ip == "203.0.113.5"
     assert (read.alternate_port, read.allow_anonymous_v1, read.log.level) == (None, False, "debug")
+    assert (read.relay, read.relay_own_host, read.admin_socket) == ("auto", False, None)
     assert read.tls.certificate is not None
     assert read.tls.certificate.path == tmp_path / "cert.pem"
     policy = Policy.from_json(json.loads(files["policy.json"]))
     assert policy.agent_address("phone") == int(IPv4Address("100.64.1.2"))
     assert policy.agent_address("stranger") is None
+
+
+def test_the_intermediate_is_told_who_relays_for_whom_and_where_its_socket_is(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, relay="userspace")
+    overlay = replace(OVERLAY, settings=settings, own_host=True, admin_socket="/run/ztna-intermediate/admin.sock")
+    path = tmp_path / "intermediate.json"
+    path.write_text(overlay.intermediate_files()["intermediate.json"].replace(STATE_DIR, str(tmp_path)))
+    read = load_intermediate(path)
+    assert (read.relay, read.relay_own_host) == ("userspace", True)
+    assert read.admin_socket == Path("/run/ztna-intermediate/admin.sock")
 
 
 def test_anonymous_peers_are_let_in_only_when_asked_for(tmp_path: Path) -> None:

@@ -9,14 +9,22 @@ from pathlib import Path
 import pytest
 
 from infra import units
-from infra.units import BACKEND_ECHO, BACKEND_HTTP, CONNECTOR, INTERMEDIATE, Unit, unit_text
+from infra.units import (
+    BACKEND_ECHO,
+    BACKEND_HTTP,
+    CONNECTOR,
+    FORWARDING_INTERMEDIATE,
+    INTERMEDIATE,
+    Unit,
+    unit_text,
+)
 from ztna.io import udp
 
 ALL = (INTERMEDIATE, CONNECTOR, BACKEND_HTTP, BACKEND_ECHO)
 EXPOSURE_LIMIT = 3.0
 
 
-@pytest.mark.parametrize("unit", ALL, ids=lambda unit: unit.name)
+@pytest.mark.parametrize("unit", [*ALL, FORWARDING_INTERMEDIATE], ids=lambda unit: unit.name)
 def test_exposure_by_systemd_analyze_is_low(unit: Unit, tmp_path: Path) -> None:
     assert shutil.which("systemd-analyze"), "missing systemd-analyze: apt-get install systemd"
     path = tmp_path / f"{unit.name}.service"
@@ -33,7 +41,7 @@ def test_exposure_by_systemd_analyze_is_low(unit: Unit, tmp_path: Path) -> None:
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("unit", ALL, ids=lambda unit: unit.name)
+@pytest.mark.parametrize("unit", [*ALL, FORWARDING_INTERMEDIATE], ids=lambda unit: unit.name)
 def test_systemd_knows_every_directive(unit: Unit, tmp_path: Path) -> None:
     path = tmp_path / f"{unit.name}.service"
     path.write_text(unit_text(replace(unit, exec=("/bin/true", *unit.exec[1:]))))
@@ -54,6 +62,21 @@ def test_runs_as_its_user_and_restarts_for_ever() -> None:
         service = section(unit, "Service")
         assert (service["User"], service["Restart"], service["CapabilityBoundingSet"]) == ("ztna", "always", "")
         assert section(unit, "Unit")["StartLimitIntervalSec"] == "0"
+
+
+def test_only_who_has_the_kernel_forward_has_a_capability_and_no_other_one() -> None:
+    service = section(FORWARDING_INTERMEDIATE, "Service")
+    assert (service["CapabilityBoundingSet"], service["AmbientCapabilities"]) == ("CAP_NET_ADMIN", "CAP_NET_ADMIN")
+    assert (service["NoNewPrivileges"], service["ProtectKernelTunables"]) == ("yes", "yes")
+    assert "PrivateUsers" not in service, "in a user namespace it would not be the host's network"
+    assert all(section(unit, "Service")["AmbientCapabilities"] == "" for unit in ALL)
+
+
+def test_the_relay_has_a_private_directory_for_its_socket() -> None:
+    service = section(INTERMEDIATE, "Service")
+    assert (service["RuntimeDirectory"], service["RuntimeDirectoryMode"]) == ("ztna-intermediate", "0700")
+    assert f"/run/{service['RuntimeDirectory']}/admin.sock" == units.ADMIN_SOCKET
+    assert "RuntimeDirectory" not in section(CONNECTOR, "Service")
 
 
 def test_only_what_reads_its_files_again_is_reloaded() -> None:

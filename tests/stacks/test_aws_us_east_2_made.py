@@ -184,6 +184,11 @@ def test_the_relay_gets_its_files_over_ssh_and_none_in_user_data(recorded: tuple
     assert set(files) == {"intermediate.json", "policy.json", "cert.pem", "key.pem", "ca.pem"}
     config = IntermediateConfig.from_json(json.loads(files["intermediate.json"]))
     assert (config.external_ip, config.port) == ("198.51.100.10", 4433)
+    assert (config.relay, config.relay_own_host) == ("auto", False)
+    assert str(config.admin_socket) == "/run/ztna-intermediate/admin.sock"
+    (unit,) = release["units"]
+    assert unit["forwards"], "connector and agents are on other hosts, so the kernel can relay between them"
+    assert release["sysctls"]["net.ipv4.ip_forward"] == 1
     user_data = opened(recorded[0].of_type("Instance")["relay-instance-1"]["userData"])
     assert user_data.startswith("#cloud-config\n")
     assert "KEY OF ssh-bootstrap" in user_data

@@ -338,6 +338,9 @@ def test_the_release_goes_to_the_droplets_own_address_with_every_file() -> None:
     relay, connector = (json.loads(files[role][f"{role}.json"]) for role in ("intermediate", "connector"))
     assert (relay["bind_addr"], relay["port"], relay["external_ip"]) == ("0.0.0.0", 4433, "198.51.100.1")
     assert relay["alternate_port"] is None, "4434 is the connector's on this host"
+    assert relay["relay_own_host"] is True, "the connector dials over loopback"
+    assert relay["admin_socket"] == "/run/ztna-intermediate/admin.sock", "its other files are read-only to it"
+    assert not [unit["name"] for unit in release["units"] if unit["forwards"]]
     assert connector["intermediate_server"]["host"] == "127.0.0.1", "ready before the public address is there"
     assert connector["intermediate_server"]["server_name"] == "ztna-server"
 

@@ -66,7 +66,8 @@ def test_relay_connector_and_echo_become_ready_on_one_host_before_the_public_add
     for role, files in released_files().items():
         (tmp_path / role).mkdir()
         for name, text in files.items():
-            (tmp_path / role / name).write_text(text.replace(STATE_DIR, str(tmp_path / role)))
+            here = text.replace(STATE_DIR, str(tmp_path / role))
+            (tmp_path / role / name).write_text(here.replace(units.ADMIN_SOCKET, str(tmp_path / "admin.sock")))
 
     def body() -> dict[str, str]:
         with ExitStack() as stack:

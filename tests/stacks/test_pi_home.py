@@ -57,7 +57,7 @@ INVENTORY = {
     ],
     "kubernetes:core/v1:ServiceAccount": ["connector", "echo-server", "httpbin", "intermediate"],
     "kubernetes:networking.k8s.io/v1:NetworkPolicy": [
-        "connector in 0 out 4",
+        "connector in 0 out 5",
         "default-deny in 0 out 0",
         "echo-server in 1 out 0",
         "httpbin in 1 out 0",

@@ -84,6 +84,7 @@ def test_the_connector_reaches_relay_backends_and_dns_and_is_reached_by_nobody()
         ("intermediate", ["UDP/4433"]),
         ("echo-server", ["UDP/9999", "TCP/9999"]),
         ("httpbin", ["TCP/8080"]),
+        ("0.0.0.0/0", ["UDP"]),  # direct paths: peers have any port
         ("kube-system kube-dns", ["UDP/53", "TCP/53"]),
     ]
 

@@ -10,12 +10,19 @@ Objects = dict[tuple[str, str], dict[str, Any]]
 def mount(objects: Objects, deployment: str, folder: Path) -> list[str]:
     """Write the projected files of a Deployment's first container into a folder; return its command, paths adapted.
 
-    Every mention of the mount's path in the files is replaced by the folder's.
+    Every mention of the mount's path in the files is replaced by the folder's, and of a directory that may be written.
     """
     pod = objects["Deployment", deployment]["spec"]["template"]["spec"]
     container = pod["containers"][0]
     projected = {volume["name"]: volume["projected"] for volume in pod["volumes"] if "projected" in volume}
     (place,) = [each for each in container["volumeMounts"] if each["name"] in projected]
+    own = [each["mountPath"] for each in container["volumeMounts"] if each is not place and each["mountPath"] != "/tmp"]
+
+    def here(text: str) -> str:
+        for path in (place["mountPath"], *own):
+            text = text.replace(path, str(folder))
+        return text
+
     folder.mkdir(parents=True)
     for source in projected[place["name"]]["sources"]:
         if "configMap" in source:
@@ -26,5 +33,5 @@ def mount(objects: Objects, deployment: str, folder: Path) -> list[str]:
         for name, text in found.items():
             path = folder / name
             path.touch(0o600)
-            path.write_text(text.replace(place["mountPath"], str(folder)))
-    return [word.replace(place["mountPath"], str(folder)) for word in container["command"]]
+            path.write_text(here(text))
+    return [here(word) for word in container["command"]]

@@ -40,4 +40,4 @@ def pods(quake: bool = False) -> dict[str, dict[str, Any]]:
 
 
 def port_list(entries: list[dict[str, Any]]) -> list[str]:
-    return [f"{entry['protocol']}/{int(entry['port'])}" for entry in entries]
+    return [f"{entry['protocol']}/{int(entry['port'])}" if "port" in entry else entry["protocol"] for entry in entries]
