@@ -163,6 +163,7 @@ def uplink_status(uplink: Uplink, udp: UdpSocket, virtual_ips: Mapping[str, str 
             for service, state in control.registrations.items()
         ],
         "udp_buffers_bytes": {"receive": udp.receive_buffer_bytes, "send": udp.send_buffer_bytes},
+        **uplink.silence.diagnosis(),
     }
 
 

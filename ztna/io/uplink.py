@@ -33,6 +33,7 @@ from ztna.io.quic_types import (
 )
 from ztna.io.resolve import is_literal, resolve
 from ztna.io.runtime import version
+from ztna.io.silence import Silence
 from ztna.io.stun import looks_like_stun
 from ztna.io.stun_client import StunRequests
 from ztna.io.udp import Address, UdpSocket
@@ -91,6 +92,7 @@ class Uplink:
         started_ms = time.time_ns() // 1_000_000
         self.sessions = ControlClient(control, role=control.role, epoch=started_ms, software=f"ztna {version()}")
         self.relay_address: Address | None = None
+        self.silence = Silence(udp.counters, clock)
         self.last_problem = "connecting"
         self.endpoint = QuicEndpoint(
             udp,
@@ -178,6 +180,7 @@ class Uplink:
     async def close(self, reason: str = "shutting down") -> None:
         """Tell the relay, wait briefly for the close frame to be out, and stop."""
         self._closing = True
+        self.silence.close()
         self._control_timer.close()
         for timer in (self._check_timer, self._dial_timer, self._stun_timer):
             if timer is not None:
@@ -214,6 +217,7 @@ class Uplink:
             settings = replace(settings, handshake_timeout_s=FAST_HANDSHAKE_S)
         self._credentials = settings.credentials
         self.counters.dials += 1
+        self.silence.dialled(self.relay_address)
         self._peer = self.endpoint.connect(self.relay_address, settings)
         self._owner.dialled(self.relay_address)
 
@@ -277,6 +281,7 @@ class Uplink:
             core = self.sessions if self._speaks_v2 and event.stream_id < V2_CLIENT_STREAM else self.control
             core.stream_received(event.stream_id, event.data, event.fin, now)
         elif isinstance(event, Connected):
+            self.silence.connected()
             self._connected(peer, now)
         elif isinstance(event, PayloadLimit):
             self._set_payload_limit(event.max_bytes)

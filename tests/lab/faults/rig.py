@@ -1,6 +1,7 @@
 """The bed of the fault rows: an agent and a connector behind a home router each, and ways to break what is between."""
 
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,23 +37,22 @@ class Watched:
         """Echoes without an answer."""
         return sum(rtt is None for _, rtt in self.samples)
 
-    def gap(self, since: float, until_: float = float("inf")) -> float:
-        """The longest spell of sending without an answer that ends after a time: seconds."""
-        longest, last = 0.0, None
-        for at, rtt in self.samples:
-            if rtt is None:
-                continue
-            if last is not None and at >= since and last <= until_:
-                longest = max(longest, at - last)
-            last = at
-        end = self.samples[-1][0] if self.samples else since
-        if last is None or (last <= until_ and end - last > longest):
-            longest = end - (last if last is not None else since)
-        return max(0.0, longest - INTERVAL_MS / 1000)
+    @property
+    def arrivals(self) -> list[float]:
+        """When answers came: Unix seconds, in order. An echo that waited for a path counts when it is answered."""
+        return sorted(at + rtt / 1000 for at, rtt in self.samples if rtt is not None)
+
+    def gap(self, since: float, until_: float | None = None) -> float:
+        """The longest spell without an answer, of those that begin by one time and end after another: seconds."""
+        end = self.samples[-1][0]
+        until_ = end if until_ is None else until_
+        times = [self.samples[0][0], *self.arrivals, max(end, self.arrivals[-1] if self.arrivals else end)]
+        spans = [after - before for before, after in itertools.pairwise(times) if after >= since and before <= until_]
+        return max(0.0, max(spans, default=0.0) - INTERVAL_MS / 1000)
 
     def first_answer(self, since: float) -> float | None:
-        """Seconds from a time until an echo sent after it is answered."""
-        return next((at - since for at, rtt in self.samples if at >= since and rtt is not None), None)
+        """Seconds from a time until the next answer comes."""
+        return next((at - since for at in self.arrivals if at >= since), None)
 
 
 class FaultBed:
