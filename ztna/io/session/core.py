@@ -217,6 +217,10 @@ class SessionCore(Protocol):
         """Queue one DATAGRAM, dropping the oldest of a full queue; False if over the limit or closed (counted)."""
         ...
 
+    def send_datagrams(self, packets: Sequence[bytes]) -> None:
+        """`send_datagram` for several at once, in order; one over the limit is counted and dropped."""
+        ...
+
     def open_stream(self) -> int:
         """Open a bidirectional stream and return its id, or -1 if the peer takes no more now."""
         ...

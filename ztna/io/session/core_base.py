@@ -332,6 +332,20 @@ class CoreBase:
             stats.datagrams_dropped_full += 1
         return True
 
+    def send_datagrams(self, packets: Sequence[bytes]) -> None:
+        """See `SessionCore`."""
+        if not packets or not self.established or max(map(len, packets)) > self._payload_told:
+            for packet in packets:
+                self.send_datagram(packet)
+            return
+        stats, queue, limits = self.stats, self._queue, self.settings.limits
+        queue.extend(packets)
+        stats.datagrams_sent += len(packets)
+        self._queue_bytes += sum(map(len, packets))
+        while len(queue) > limits.datagram_queue_packets or self._queue_bytes > limits.datagram_queue_bytes:
+            self._queue_bytes -= len(queue.popleft())
+            stats.datagrams_dropped_full += 1
+
     def _drop_oversize(self) -> None:
         """The limit fell below what is queued."""
         limit = self.max_datagram_payload

@@ -79,16 +79,19 @@ class ServiceRoutes:
         groups: dict[bytes, list[bytes]] = {}
         last, group = b"", rest
         for packet in packets:
-            destination = packet[16:20]
-            if destination != last:
-                last, group = destination, groups.setdefault(destination, [])
+            addresses = packet[12:20]
+            if addresses != last:
+                last, group = addresses, groups.setdefault(addresses, [])
             group.append(packet)
-        for destination, group in groups.items():
-            service = self.by_address.get(destination)
+        for addresses, group in groups.items():
+            service = self.by_address.get(addresses[4:])
             if service is None:
                 rest += group
             elif service.session is not None:
-                self._send_by(service.session, group)
+                if addresses[:4] == self.virtual_ip:
+                    self._send_by(service.session, group)
+                else:
+                    self._counters.dropped_source += len(group)
             elif service.protocol == 1:
                 rest += group
             else:
@@ -97,7 +100,7 @@ class ServiceRoutes:
         return rest
 
     def _send_by(self, session: Session, packets: list[bytes]) -> None:
-        own, counters, core = self.virtual_ip, self._counters, session.core
+        counters, core = self._counters, session.core
         self._used.add(session)
         self._pending.add(session)
         if core.room < len(packets):
@@ -108,15 +111,12 @@ class ServiceRoutes:
                 counters.dropped_queue += over
                 del packets[-over:]
         limit = core.max_datagram_payload
-        send = core.send_datagram
-        for packet in packets:
-            if packet[12:16] != own:
-                counters.dropped_source += 1
-            elif len(packet) > limit:
+        if packets and max(map(len, packets)) > limit:
+            for packet in [packet for packet in packets if len(packet) > limit]:
                 counters.dropped_oversize += 1
                 self._too_large(packet, limit)
-            elif not send(packet):
-                counters.dropped_queue += 1
+            packets = [packet for packet in packets if len(packet) <= limit]
+        core.send_datagrams(packets)
 
     def used(self, session: Session) -> None:
         """Something was queued in a session: `flush` transmits it."""

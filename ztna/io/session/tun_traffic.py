@@ -32,7 +32,6 @@ class TunTrafficCounters:
     dropped_no_session: int = 0
     dropped_backlog: int = 0
     dropped_oversize: int = 0
-    dropped_closed: int = 0
 
 
 class TunTraffic:
@@ -166,19 +165,21 @@ class TunTraffic:
 
     def _fill(self, session: Session) -> None:
         core, waiting = session.core, self._waiting
-        for _ in range(min(core.room, len(waiting))):
-            packet = waiting.popleft()
-            if not core.send_datagram(packet):
-                self._refused(packet, core.max_datagram_payload)
+        packets = [waiting.popleft() for _ in range(min(core.room, len(waiting)))]
+        if not packets:
+            return
+        limit = core.max_datagram_payload
+        if max(map(len, packets)) > limit:
+            for packet in [packet for packet in packets if len(packet) > limit]:
+                self._refused(packet, limit)
+            packets = [packet for packet in packets if len(packet) <= limit]
+        core.send_datagrams(packets)
 
     def _refused(self, packet: bytes, limit: int) -> None:
-        counters, device = self._gateway.counters, self._gateway.device
-        if len(packet) <= limit or device is None:
-            counters.dropped_closed += 1
-            return
-        counters.dropped_oversize += 1
+        device = self._gateway.device
+        self._gateway.counters.dropped_oversize += 1
         answer = build_fragmentation_needed(int.from_bytes(self.agent_ip, "big"), packet, limit)
-        if answer is not None:
+        if answer is not None and device is not None:
             device.write(answer)
 
     def close(self) -> None:

@@ -67,12 +67,10 @@ class Core:
     max_datagram_payload: int = 1200
     sent: deque[bytes] = field(default_factory=deque)
 
-    def send_datagram(self, data: bytes) -> bool:
-        if len(data) > self.max_datagram_payload:
-            return False
-        self.sent.append(data)
-        self.room -= 1
-        return True
+    def send_datagrams(self, packets: list[bytes]) -> None:
+        assert all(len(packet) <= self.max_datagram_payload for packet in packets)
+        self.sent += packets
+        self.room -= len(packets)
 
 
 @dataclass(eq=False)
