@@ -217,6 +217,10 @@ class Checklist:
         return sorted(working, key=lambda p: p.priority, reverse=True)[:ALTERNATES]
 
     def _probe_order(self) -> list[Pair]:
+        for pair in self.pairs:
+            if pair.held_back is not None and pair.remote.host != self.own_public_host:
+                # This side has moved to another public address since.
+                pair.held_back = None
         idle = [pair for pair in self.pairs if pair.next_at is None and pair.held_back is None]
         return sorted(idle, key=_promise, reverse=True)
 

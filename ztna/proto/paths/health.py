@@ -30,6 +30,7 @@ class PathHealth:
     """Silence was assumed, not seen."""
     failed: bool = False
     """Given up by the selector: unanswered probes are its outage then, no random loss."""
+    restored_at: float = float("-inf")
     _history: int = 0
     _outcomes: int = 0
 
@@ -62,7 +63,8 @@ class PathHealth:
         """A check sent at `sent_at` stayed unanswered."""
         self._record(1)
         if sent_at <= self.answered_sent_at:
-            self.lossy_at = now
+            if not self.failed and sent_at > self.restored_at:
+                self.lossy_at = now
             return
         self.streak = 0
         self.misses += 1
@@ -74,9 +76,9 @@ class PathHealth:
         if not self.misses:
             self.misses, self.suspected, self.first_miss_at = 1, True, now
 
-    def restored(self) -> None:
+    def restored(self, now: float) -> None:
         """The path is in use again; what was lost during its outage does not count as loss."""
-        self.failed = False
+        self.failed, self.restored_at = False, now
         self._history = self._outcomes = 0
 
     def _record(self, lost: int) -> None:

@@ -25,6 +25,8 @@ packet that got through, after about nine checks in a row: 0.36^9 is one in ten 
 LOSSY_MEMORY_S: Final = 30.0
 FLAP_MEMORY_S: Final = 60.0
 FORGIVEN_S: Final = 10.0
+EXPLAINED_S: Final = 2.0
+"""A moved mapping explains failures of the 10 s before it was noticed, and of the 2 s after."""
 FIRST_DWELL_S: Final = 0.5
 MAX_DWELL_S: Final = 10.0
 ANSWERS_TO_RETURN: Final = 2
@@ -56,6 +58,7 @@ class PathSelector:
     time_in_path: dict[PathKind, float] = field(default_factory=lambda: dict.fromkeys(PathKind, 0.0))
     _failures: deque[float] = field(default_factory=lambda: deque(maxlen=8))
     _switched_at: float = float("-inf")
+    _moved_at: float = float("-inf")
     _was_direct: bool = False
 
     def evaluate(self, pairs: Iterable[Pair], relay: RelayLeg | None, now: float, *, busy: bool) -> None:
@@ -82,7 +85,8 @@ class PathSelector:
         return sum(now - at < FLAP_MEMORY_S for at in self._failures)
 
     def forgive(self, now: float) -> None:
-        """A failure just now has an explanation (the mapping moved): it is no sign of a bad path."""
+        """The mapping moved: that explains a failure just before and just after, which is no sign of a bad path."""
+        self._moved_at = now
         if self._failures and now - self._failures[-1] < FORGIVEN_S:
             self._failures.pop()
 
@@ -149,7 +153,8 @@ class PathSelector:
 
     def _fail(self, pair: Pair, now: float) -> None:
         pair.health.failed = True
-        self._failures.append(now)
+        if now - self._moved_at >= EXPLAINED_S:
+            self._failures.append(now)
 
     def _best(self, pairs: Iterable[Pair], answers: int) -> Pair | None:
         usable = [pair for pair in pairs if pair.is_usable and pair.health.streak >= answers]
@@ -166,7 +171,7 @@ class PathSelector:
         return (pair.nominated and not self.controlling, pair.priority)
 
     def _use_pair(self, pair: Pair, reason: str, now: float) -> None:
-        pair.health.restored()
+        pair.health.restored(now)
         self.direct = pair
         self._was_direct = True
         self._change(PathKind.DIRECT, pair.remote, pair.local, reason, now)

@@ -52,9 +52,14 @@ def test_an_outage_is_no_random_loss() -> None:
     health.missed(1.2, 1.35)
     health.answered(9.0, 9.05)
     assert health.lossy_at == float("-inf")
-    health.restored()
+    health.restored(9.06)
     assert not health.failed
     assert health.loss == 0.0
+    health.missed(9.04, 9.2)
+    assert health.lossy_at == float("-inf")
+    health.answered(9.1, 9.25)
+    health.missed(9.08, 9.26)
+    assert health.lossy_at == 9.26
 
 
 def test_suspicion_is_no_loss_either() -> None:

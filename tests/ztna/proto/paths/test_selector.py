@@ -173,6 +173,16 @@ def test_forgiven_failure_leaves_no_mark() -> None:
     assert bed.selector.recent_failures(1.5) == 0
 
 
+def test_failure_just_after_the_mapping_moved_is_forgiven_too() -> None:
+    """The relay's answer may be here before the second miss."""
+    bed = Bed()
+    bed.answer(1.0)
+    bed.miss(1.2)
+    bed.selector.forgive(1.25)
+    bed.miss(1.3)
+    assert (bed.kinds, bed.selector.recent_failures(1.3)) == ([R], 0)
+
+
 def test_another_pair_that_answers_is_taken_before_the_relay() -> None:
     """An alternate whose check was answered since takes over."""
     bed = Bed(2)

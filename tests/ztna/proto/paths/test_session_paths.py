@@ -277,6 +277,40 @@ def test_connector_never_nominates() -> None:
     assert not any(m.controlling for m in later if isinstance(m, StunRequest))
 
 
+def test_connector_follows_the_nomination() -> None:
+    """Both sides then send on one pair, though the connector's own order is another."""
+    side = paths("connector", relay=None)
+    side.add_local([(0, HOST)], 0.0)
+    near = Endpoint("192.168.1.11", 40000)
+    side.remote_candidates([candidate(), Candidate(CandidateType.HOST, near, 2130706431, "2")], 0.0, 0.1)
+    for at, command in list(advance(side, 0.13)):
+        if isinstance(command, SendStun) and command.remote in (near, PEER):
+            side.stun_received(StunResponse(command.message.transaction, MAPPED), command.remote, 0, at + 0.05)
+    assert [route.remote for route in side.routes()] == [near]
+    drain(side)
+    nominated = request(username=f"{SESSION.hex()}:agent", controlling=True, use_candidate=True)
+    side.stun_received(nominated, PEER, 0, 0.3)
+    assert [route.remote for route in side.routes()] == [PEER]
+    assert [c.reason for c in drain(side) if isinstance(c, PathSelected)] == ["nominated"]
+
+
+def test_hairpin_reason_ends_with_the_shared_address() -> None:
+    """A peer behind the same public address is checked again once this side has moved."""
+    side = paths()
+    side.add_local([(0, HOST)], 0.0)
+    (binding,) = sent(drain(side), RELAY)
+    side.stun_received(StunResponse(binding.transaction, MAPPED), RELAY, 0, 0.05)
+    same = Endpoint(MAPPED.host, 7000)
+    side.remote_candidates([candidate(same)], 0.0, 0.1)
+    assert not [c for _, c in advance(side, 20.0) if isinstance(c, SendStun) and c.remote == same]
+    assert [pair.state for pair in side.snapshot(20.0).pairs] == ["hairpin"]
+    side.network_changed(20.1)
+    commands = drain(side) + [c for _, c in advance(side, 20.11)]
+    binding = sent(commands, RELAY)[0]
+    side.stun_received(StunResponse(binding.transaction, ELSEWHERE), RELAY, 0, 20.15)
+    assert [c for _, c in advance(side, 25.0) if isinstance(c, SendStun) and c.remote == same]
+
+
 @pytest.mark.parametrize(
     ("message", "counter"),
     [
