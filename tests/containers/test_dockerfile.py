@@ -183,7 +183,11 @@ def locked() -> dict[str, set[str]]:
 @pytest.mark.parametrize(
     ("kind", "inside", "outside"),
     [
-        ("role", {"aioquic", "cryptography", "uvloop", "typer"}, {"pulumi", "httpbin", "pytest", "paramiko"}),
+        (
+            "role",
+            {"aioquic", "cryptography", "msgspec", "psutil", "qh3", "uvloop", "typer"},
+            {"pulumi", "httpbin", "pytest", "paramiko"},
+        ),
         (
             "backend",
             {"httpbin", "waitress", "flask", "jinja2", "markupsafe"},

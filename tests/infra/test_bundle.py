@@ -57,7 +57,7 @@ def test_package_without_a_wheel_for_the_target_is_named(lock: Path) -> None:
 def test_real_lock_has_every_wheel(python: str, platform: str) -> None:
     target = Target(python=python, platform=platform)
     names = {wheel.name for wheel in bundle_lock.product_wheels(target)}
-    assert {"aioquic", "cryptography", "uvloop"} <= names
+    assert {"aioquic", "cryptography", "msgspec", "psutil", "qh3", "uvloop"} <= names
     assert not {"pulumi", "paramiko", "httpbin"} & names
     assert {"httpbin", "waitress"} <= {wheel.name for wheel in bundle_lock.backend_wheels(target)}
 

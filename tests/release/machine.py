@@ -46,10 +46,10 @@ class Machine:
         self.files = files or {}
         self.wants = wants
         self.size = size
-        # RFC 3927 link-local addresses: a /30 of each machine.
+        # RFC 2544 addresses for tests of networks, a /30 of each machine: sessions are not made over link-local ones.
         third, fourth = 128 + (os.getpid() + number) % 100, 4 * (number % 60)
-        self.gateway = f"169.254.{third}.{fourth + 1}"
-        self.address = f"169.254.{third}.{fourth + 2}"
+        self.gateway = f"198.18.{third}.{fourth + 1}"
+        self.address = f"198.18.{third}.{fourth + 2}"
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._cgroups: list[Path] = []
         self._leader = 0

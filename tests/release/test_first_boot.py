@@ -20,7 +20,7 @@ SETUP = HostSetup(
     admin_public_keys=[rig.ADMIN.public],
     host_keys=HostKeys(private=rig.BOOTSTRAP.private, public=rig.BOOTSTRAP.public),
     udp_ports=[4433, 4434],
-    admin_cidrs=["169.254.0.0/16", "2001:db8::/48"],
+    admin_cidrs=["198.18.0.0/15", "2001:db8::/48"],
 )
 UNITS = ("cloud-init-local.service", "cloud-init.service", "cloud-config.service", "cloud-final.service")
 

@@ -14,19 +14,20 @@ from pathlib import Path
 
 import pytest
 
-from infra import bundle, pki, units, wiring
+from infra import bundle, cloudinit, pki, units, wiring
 from infra.bundle import Bundle
 from infra.config_overlay import OverlaySettings, service_settings
 from infra.overlay import Overlay
 from infra.ssh_release import ReleaseJob, deploy
 from tests.release import rig
-from tests.release.machine import Machine
+from tests.release.machine import Machine, run
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 FORWARD_PORT = 19999
 INTERVAL_S = 0.05
 GAP_LIMIT_S = 5.0
+CAP_NET_ADMIN = 12
 UNITS = (units.BACKEND_HTTP, units.BACKEND_ECHO, units.INTERMEDIATE, units.CONNECTOR)
 OVERLAY = Overlay(
     stack="do-nyc1",
@@ -39,6 +40,8 @@ OVERLAY = Overlay(
         agents=("laptop",),
         run="test",
     ),
+    admin_socket=units.ADMIN_SOCKET,
+    own_host=True,
 )
 
 
@@ -120,7 +123,7 @@ class Pings:
         self._stop.set()
         self._thread.join()
 
-    def wait(self, count: int, timeout_s: float = 20.0) -> None:
+    def wait(self, count: int, timeout_s: float = 60.0) -> None:
         """Wait for so many more answers."""
         wanted, until = len(self.answers) + count, time.monotonic() + timeout_s
         while len(self.answers) < wanted:
@@ -202,3 +205,44 @@ def test_new_certificate_of_the_relay_is_taken_without_a_restart(
         pings.wait(20)
     assert machine.main_pid(units.INTERMEDIATE.name) == before
     assert pings.longest_gap_s() < 1.0
+
+
+def relay_status(machine: Machine) -> str:
+    """What `ztna relay status` says of the relay on the machine."""
+    config = f"{units.CONFIG_DIR}/intermediate/intermediate.json"
+    return machine.run(units.LAUNCHER, "relay", "status", "--config", config)
+
+
+def test_the_relay_is_switched_by_its_socket_below_run(machine: Machine, job: ReleaseJob) -> None:
+    deploy(job)
+    assert machine.run("stat", "--format=%U %a", units.ADMIN_SOCKET) == "ztna 600"
+    assert machine.run("stat", "--format=%U %a", str(Path(units.ADMIN_SOCKET).parent)) == "ztna 700"
+    assert relay_status(machine).startswith("relay on, back end userspace"), "it has no capability"
+
+
+def test_the_kernel_relays_where_the_unit_may_and_the_firewall_lets_its_mark_through(
+    machine: Machine, job: ReleaseJob, agent: None
+) -> None:
+    setup = cloudinit.HostSetup(
+        hostname="relay",
+        admin_public_keys=[rig.ADMIN.public],
+        host_keys=cloudinit.HostKeys(private=rig.BOOTSTRAP.private, public=rig.BOOTSTRAP.public),
+        udp_ports=(4433, 4434),
+        admin_cidrs=(),
+        tcp_ports=(22,),
+    )
+    (machine.root / cloudinit.NFT_PATH.lstrip("/")).write_text(cloudinit.firewall(setup))
+    forwarding = tuple(units.FORWARDING_INTERMEDIATE if unit is units.INTERMEDIATE else unit for unit in UNITS)
+    # Settings of the network belong to its namespace; the container itself sees them read-only.
+    run("ip", "netns", "exec", machine.name, "sysctl", "-w", "net.ipv4.ip_forward=1")
+    sysctls = {"net.ipv4.ip_forward": units.FORWARDING_SYSCTLS["net.ipv4.ip_forward"]}
+    with Pings() as pings:
+        pings.wait(20)
+        deploy(replace(job, units=forwarding, sysctls=sysctls))
+        pings.wait(20)
+    assert relay_status(machine).startswith("relay on, back end kernel")
+    capabilities = machine.run("grep", "CapEff", f"/proc/{machine.main_pid(units.INTERMEDIATE.name)}/status")
+    assert int(capabilities.split()[1], 16) == 1 << CAP_NET_ADMIN
+    assert "ztna_relay_4433" in machine.run("nft", "list", "tables")
+    deploy(job)
+    assert "ztna_relay_4433" not in machine.run("nft", "list", "tables"), "nothing of it is left"
