@@ -30,7 +30,7 @@ def load(name: str) -> ModuleType:
     found.loader.exec_module(module)
     if hasattr(module, "UV") and shutil.which("uv") is None:
         # Where the set-up found none on PATH it brought one of its own.
-        module.UV = (str(ROOT / ".uv" / "bin" / "uv"),)
+        setattr(module, "UV", (str(ROOT / ".uv" / "bin" / "uv"),))  # noqa: B010 - a script's constant, unknown to types
     return module
 
 

@@ -16,10 +16,11 @@ import structlog
 from tests.support.certs import Issued, issue, issue_member, issue_server
 from ztna.config import AgentConfig, ConnectorConfig, ForwardConfig, IntermediateConfig
 from ztna.io import logs
-from ztna.io.agent import Agent, TunSide
+from ztna.io.agent import Agent
 from ztna.io.connector import Connector
 from ztna.io.intermediate import IntermediateServer
 from ztna.io.tun import TunDevice
+from ztna.io.tun_side import TunSide
 from ztna.io.udp import Address
 from ztna.io.user_mode import UserMode
 

@@ -14,7 +14,6 @@ import pytest
 
 from tests.support.overlay import ECHO, ECHO_IP, HOST, HTTP, Overlay, default_policy, eventually, udp_client
 
-
 RELAYED: dict[str, Any] = {"agent": {"direct": "off"}, "connector": {"direct": "off"}}
 """Everything through the relay, whatever the network allows."""
 

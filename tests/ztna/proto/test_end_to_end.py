@@ -43,7 +43,8 @@ def test_frames_come_out_as_they_went_in_however_the_stream_is_cut(
 ) -> None:
     rest = b"" if not messages else rest
     wire = b"".join(map(encode_message, messages)) + rest
-    buffer, found, at = FrameBuffer(), [], 0
+    buffer, at = FrameBuffer(), 0
+    found: list[SessionMessage] = []
     for size in [*cuts, len(wire)]:
         buffer.feed(wire[at : at + size])
         at += size
