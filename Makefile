@@ -38,7 +38,8 @@ test: setup-test ## Everything that must hold: check, then all tests this machin
 test-lab: setup-test ## The whole NAT matrix and every fault row (minutes); results in build/reports/matrix and faults
 	@$(PY) -m pytest -m matrix tests/lab
 
-bench: setup-test ## Measure: build/bench/*.json and a table (QUICK=1 for about a minute)
+bench: ## Measure: build/bench/*.json and a table (QUICK=1 for about a minute)
+	@scripts/setup.sh bench
 	@$(PY) scripts/bench.py $(if $(QUICK),--quick)
 
 clean: ## Remove caches and build output (not the state of stacks)

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Installs what is missing and nothing else: uv (into .uv unless it is on PATH), the locked Python packages (into
-# .venv), and Debian packages when root. Usage: scripts/setup.sh run|test
+# .venv), and Debian packages when root. Usage: scripts/setup.sh run|test|bench
 set -euo pipefail
 cd "$(dirname "$0")/.."
 need=${1:-run}
 
-# command -> Debian package; the second list is wanted only by the tests and the benchmarks
+# command -> Debian package; the second list is wanted only by the tests, the third only by the benchmarks
 run_tools="ip:iproute2 nft:nftables ping:iputils-ping nsenter:util-linux curl:curl"
 test_tools="turnserver:coturn tcpdump:tcpdump iperf3:iperf3 setpriv:util-linux conntrack:conntrack sshd:openssh-server
   ssh-keygen:openssh-client systemd-analyze:systemd systemd-nspawn:systemd-container dbus-daemon:dbus cloud-init:cloud-init
   sudo:sudo"
+bench_tools="nebula:nebula"
 
 missing_packages() {
   local pair missing=""
@@ -50,8 +51,9 @@ install_packages() {
 
 extras="--extra deploy"
 install_packages "$(missing_packages "$run_tools")"
-if [ "$need" = test ]; then
+if [ "$need" != run ]; then
   install_packages "$(missing_packages "$test_tools")"
+  [ "$need" != bench ] || install_packages "$(missing_packages "$bench_tools")"
   # The programs of the clouds are previewed in the tests.
   extras="--all-extras"
 fi
