@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -302,6 +302,26 @@ def test_traffic_must_be_back_soon_after_the_relay(
     monkeypatch.setattr(checks_recovery, "_DOWN_S", 0.0)
     answers = {"control": {}, "get-json": status_page(role="intermediate", uptime_s=0.0)}
     result = checks_recovery.relay_restart(context(answers))
+    assert result.status is status, result.measured
+
+
+class Undisturbed(Watch):
+    """A probe that saw no gap."""
+
+    def result(self, timeout_s: float) -> dict[str, Any]:
+        return {"gaps": [], "ended": time.time()}
+
+
+@pytest.mark.parametrize(("promised", "status"), [("direct", Status.PASSED), ("relayed", Status.FAILED)])
+def test_only_a_direct_path_outlives_the_relay(
+    promised: Literal["direct", "relayed"], status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Context, "start_probe", lambda *arguments: Undisturbed(0.0))
+    monkeypatch.setattr(checks_recovery, "_BEFORE_S", 0.0)
+    monkeypatch.setattr(checks_recovery, "_DOWN_S", 0.0)
+    answers = {"control": {}, "get-json": status_page(role="intermediate", uptime_s=0.0)}
+    path = ExpectedPath(agent="agent", connector="connector", path=promised, reason="of the test")
+    result = checks_recovery.relay_restart(context(answers, expected_paths=(path,)))
     assert result.status is status, result.measured
 
 
