@@ -203,3 +203,29 @@ class Pair:
         assert self.client.of(HandshakeDone)
         self.run(0.5)
         return self
+
+
+def both(pair: Pair) -> tuple[bool, bool]:
+    """Whether the client and the server are established."""
+    return pair.client.core.established, pair.server.core.established
+
+
+def send_all(pair: Pair, up: bool, data: bytes, within_s: float) -> bytes:
+    """Send data on one stream, heeding `writable`, and return what arrived."""
+    source, target = (pair.client, pair.server) if up else (pair.server, pair.client)
+    stream = pair.client.core.open_stream()
+    if not up:
+        pair.client.core.write(stream, b"go")
+        assert pair.run(within_s, lambda: stream in pair.server.data)
+    at = 0
+
+    def feed() -> bool:
+        nonlocal at
+        while at < len(data) and (room := source.core.writable(stream)) > 0:
+            piece = data[at : at + min(room, 65_536)]
+            at += len(piece)
+            source.core.write(stream, piece, at == len(data))
+        return stream in target.ended
+
+    assert pair.run(within_s, feed), (at, len(target.data.get(stream, b"")), source.closed, target.closed)
+    return bytes(target.data[stream])

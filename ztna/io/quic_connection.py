@@ -5,6 +5,7 @@ Different from `aioquic.quic.connection.QuicConnection` (checked against 1.7.2; 
 - connection IDs are 20 bytes and never begin below 0x40, so that they cannot be taken for our raw control messages;
 - the server may ask for a client certificate (aioquic has only a private switch for that, and verifies no chain);
 - receive windows slide by what was consumed instead of doubling for ever with the highest offset seen;
+- data with very many gaps, which costs aioquic time with their square, ends the connection;
 - what only the handshake needs is dropped once it is confirmed: an idle connection costs a third of what it did;
 - DATAGRAM frames are checked against the peer's limits and wait in a bounded queue that drops the oldest;
 - UDP payloads start at 1200 bytes and grow only after a padded probe was acknowledged (RFC 8899).
@@ -17,8 +18,14 @@ from aioquic import tls
 from aioquic._buffer import Buffer
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import END_STATES, QuicConnectionId, QuicConnectionState
-from aioquic.quic.packet import QuicErrorCode, pull_quic_transport_parameters
+from aioquic.quic.connection import (
+    END_STATES,
+    QuicConnectionError,
+    QuicConnectionId,
+    QuicConnectionState,
+    QuicReceiveContext,
+)
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType, pull_quic_transport_parameters
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
@@ -42,6 +49,10 @@ ACK_DELAY_S: Final = 0.005
 """Later than most answers: with aioquic's 1 ms the acknowledgement is built while the answer waits for the CPU."""
 
 ACK_EVERY: Final = 4
+
+MAX_CRYPTO_GAPS: Final = 64
+MAX_STREAM_GAPS: Final = 1024
+"""More than loss can make in the largest window used here: 2 MiB in packets of 1200 bytes, every other one lost."""
 
 
 class GuardedConnection(SizedConnection):
@@ -256,6 +267,27 @@ class GuardedConnection(SizedConnection):
             super()._write_stream_limits(builder, space, stream)
         finally:
             stream.receiver.highest_offset = highest
+
+    # gaps
+
+    def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        super()._handle_crypto_frame(context, frame_type, buf)
+        stream = self._crypto_streams.get(context.epoch)
+        if stream is not None and len(stream.receiver._ranges) > MAX_CRYPTO_GAPS:
+            raise QuicConnectionError(QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type, "Too many gaps")
+
+    def _handle_stream_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        start = buf.tell()
+        stream_id = buf.pull_uint_var()
+        buf.seek(start)
+        super()._handle_stream_frame(context, frame_type, buf)
+        self._check_gaps(self._streams.get(stream_id))
+
+    @staticmethod
+    def _check_gaps(stream: QuicStream | None) -> None:
+        """aioquic walks all gaps for each frame: a peer must not make it walk for ever."""
+        if stream is not None and len(stream.receiver._ranges) > MAX_STREAM_GAPS:
+            raise QuicConnectionError(QuicErrorCode.INTERNAL_ERROR, QuicFrameType.STREAM_BASE, "Too many gaps")
 
     # connection IDs, TLS
 

@@ -21,6 +21,8 @@ from ztna.io.session.core_streams import INITIAL_CREDIT
 SIZES: Final = (1350, 1452)
 PROBE_RETRY_S: Final = (0.3, 1.0, 10.0, 60.0)
 RECORDS_UNI: Final = 1
+TICK_S: Final = 1e-6
+"""aioquic compares times that it reckons in two ways; a moment later what is due is due by both."""
 
 
 class AioquicCore(CoreBase):
@@ -69,6 +71,11 @@ class AioquicCore(CoreBase):
             if connection is None:
                 return
         frames = connection.receive(packet, PEER, now)
+        if not self._is_client and connection.is_blank:
+            # Its keys come from the packet itself: this one was broken, or is none, and must not stand in the way.
+            self._connection = None
+            self._deadline = math.inf
+            return
         if frames:
             for frame in frames:
                 self._datagram(frame)
@@ -137,7 +144,7 @@ class AioquicCore(CoreBase):
 
     def _ended(self, connection: SessionConnection) -> None:
         event = connection.close_event
-        code, reason = (event.error_code, event.reason_phrase) if event is not None else (0, "")
+        code, reason = (int(event.error_code), event.reason_phrase) if event is not None else (0, "")
         if reason == "Idle timeout":
             code, reason = 0, "idle timeout"
         self._report_closed(code, reason, by_peer=connection.closed_by_peer)
@@ -146,7 +153,7 @@ class AioquicCore(CoreBase):
         connection = self._connection
         if connection is None or not connection._network_paths or connection._version is None:
             return []
-        packets = [data for data, _ in connection.datagrams_to_send(now)]
+        packets = [data for data, _ in connection.datagrams_to_send(now + TICK_S)]
         self._queue_bytes = sum(map(len, self._queue)) if self._queue else 0
         if now >= self._probe_at and not self.closed:
             packets += [data for data, _ in self._probe(connection, now)]
@@ -171,7 +178,7 @@ class AioquicCore(CoreBase):
             return
         due = connection.get_timer()
         if due is not None and now >= due:
-            connection.handle_timer(now)
+            connection.handle_timer(now + TICK_S)
         if not self.closed and now >= connection.black_hole_at:
             self._shrink(connection, now)
         self._drain(connection, now)

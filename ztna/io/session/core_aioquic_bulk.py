@@ -185,6 +185,7 @@ class BulkConnection(GuardedConnection):
         if event is not None:
             self._events.append(event)
         self._local_max_data.used += fresh
+        self._check_gaps(stream)
 
     def _idle_timeout(self) -> float:
         # Asked for every packet; changes with the round-trip time only.

@@ -7,7 +7,7 @@ from typing import Any, Final
 from aioquic import tls
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.congestion.base import register_congestion_control
-from aioquic.quic.connection import QuicNetworkPath
+from aioquic.quic.connection import QuicConnectionState, QuicNetworkPath
 from aioquic.quic.packet_builder import QuicPacketBuilder, QuicSentPacket
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
@@ -15,6 +15,7 @@ from aioquic.quic.stream import QuicStream
 from ztna.io.quic_parts import SizeAwareReno
 from ztna.io.quic_types import ConnectionLimits
 from ztna.io.session.core_aioquic_bulk import BulkConnection
+from ztna.io.session.core_base import MAX_WINDOW_BYTES
 
 PEER: Final = ("peer", 0)
 """What aioquic takes for the peer's address. Packets come and go by whatever path there is; it never learns which."""
@@ -29,6 +30,12 @@ class SessionReno(SizeAwareReno):
         super().__init__(max_datagram_size=max_datagram_size)
         self.forgiven_until = -1.0
         self.lost = 0
+
+    def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
+        """The window grows, up to what no path here fills."""
+        super().on_packet_acked(now=now, packet=packet)
+        if self.congestion_window > MAX_WINDOW_BYTES:
+            self.congestion_window = MAX_WINDOW_BYTES
 
     def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
         """A congestion event, if some of the packets were sent on the present path."""
@@ -79,6 +86,11 @@ class SessionConnection(BulkConnection):
         """The congestion controller."""
         assert isinstance(self._loss._cc, SessionReno)
         return self._loss._cc
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether no packet could be decrypted yet."""
+        return self._state is QuicConnectionState.FIRSTFLIGHT
 
     @property
     def next_packet_number(self) -> int:

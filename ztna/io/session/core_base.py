@@ -23,6 +23,7 @@ from ztna.io.session.core import (
     StreamReset,
     StreamWritable,
 )
+from ztna.io.session.core_hooks import CoreHooks
 from ztna.io.session.core_streams import CreditViolation, SessionStreams
 from ztna.io.session.core_tls import anchors_of, check_name
 
@@ -35,13 +36,14 @@ REKEY_PACKETS: Final = 4_194_304
 
 PANIC: Final = "PanicException"
 LOSS_SAMPLE_PACKETS: Final = 64
+MAX_WINDOW_BYTES: Final = 8_388_608
+"""Congestion windows grow with what an application sends though it never fills them; beyond this they mean nothing."""
+
 DEFAULT_RTT_S: Final = 0.1
 
 
-class CoreBase:
+class CoreBase(CoreHooks):
     """State and guards of one session core; see `ztna.io.session.core.SessionCore` for the verbs."""
-
-    name = ""
 
     def __init__(self, settings: SessionTls, now: float, *, is_client: bool) -> None:
         self.settings = settings
@@ -65,66 +67,6 @@ class CoreBase:
         self._loss_seen = (0, 0)
         self._rekey_at = REKEY_PACKETS
         self._streams = SessionStreams(self, settings.limits, self.stats, is_client=is_client)
-
-    # what a subclass provides
-
-    def _feed(self, packet: bytes, now: float) -> None:
-        """Give one UDP payload to the implementation and take up what came of it."""
-        raise NotImplementedError
-
-    def _build(self, now: float) -> list[bytes]:
-        raise NotImplementedError
-
-    def _timer(self) -> float:
-        """The implementation's own time, infinity for none."""
-        raise NotImplementedError
-
-    def _fire(self, now: float) -> None:
-        raise NotImplementedError
-
-    def _abandon(self) -> None:
-        """Forget the connection without a word on the wire."""
-        raise NotImplementedError
-
-    def _close_wire(self, code: int, reason: str, *, application: bool) -> None:
-        raise NotImplementedError
-
-    def _update_keys(self) -> None:
-        """Protect what follows with new keys (RFC 9001 s6)."""
-        raise NotImplementedError
-
-    def _lost_and_sent(self) -> tuple[int, int]:
-        """Packets lost and packets sent since the beginning."""
-        raise NotImplementedError
-
-    def push(self, stream_id: int, data: bytes, fin: bool) -> bool:
-        """See `core_streams.Engine`."""
-        raise NotImplementedError
-
-    def unsent(self, stream_id: int) -> int:
-        """See `core_streams.Engine`."""
-        raise NotImplementedError
-
-    def open(self, unidirectional: bool) -> int:
-        """See `core_streams.Engine`."""
-        raise NotImplementedError
-
-    def _abandon_stream(self, stream_id: int, code: int) -> None:
-        raise NotImplementedError
-
-    def ping(self) -> None:
-        """See `SessionCore`."""
-        raise NotImplementedError
-
-    @property
-    def rtt_s(self) -> float | None:
-        """See `SessionCore`."""
-        raise NotImplementedError
-
-    @property
-    def max_datagram_payload(self) -> int:
-        """See `SessionCore`."""
-        raise NotImplementedError
 
     # packets
 
@@ -392,9 +334,6 @@ class CoreBase:
         self._forgive(now)
         self._nudges = NUDGES
         self._nudge(now)
-
-    def _forgive(self, now: float) -> None:
-        """Blame the new path for no loss of the old one, as far as the implementation lets us."""
 
     def _nudge(self, now: float) -> None:
         """A PING now, and again until the peer is heard: the first may be lost."""

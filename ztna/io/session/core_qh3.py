@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ztna.io.quic_parts import MIN_UDP_PAYLOAD
 from ztna.io.session.core import SessionTls
-from ztna.io.session.core_base import DEFAULT_RTT_S, CoreBase
+from ztna.io.session.core_base import DEFAULT_RTT_S, MAX_WINDOW_BYTES, CoreBase
 from ztna.io.session.core_qh3_connection import MAX_DATAGRAM_BYTES, Qh3Connection
 
 SHORT_HEADER: Final = 1 + 2 + 16 + 3
@@ -120,6 +120,11 @@ class Qh3Core(CoreBase):
     def _shake_hands(self, connection: Qh3Connection, packet: bytes, now: float) -> None:
         for event in connection.receive_handshake(packet, now):
             self._event(event)
+        if not self._is_client and not connection.core.received_authenticated_packet:
+            # Its keys come from the packet itself: this one was broken, or is none, and must not stand in the way.
+            self._connection = None
+            self._deadline = math.inf
+            return
         if connection.complete:
             # A refusal must not overtake what completes the handshake, or the server cannot read it.
             connection.poll_ready()
@@ -207,7 +212,7 @@ class Qh3Core(CoreBase):
 
     def _admit(self, core: Any) -> None:
         """Give the native core as many DATAGRAMs as its congestion window has room for."""
-        room = core.congestion_window - core.bytes_in_flight
+        room = min(core.congestion_window, MAX_WINDOW_BYTES) - core.bytes_in_flight
         if core.get_send_buffer_size():
             room //= 2
         queue, overhead, spent = self._queue, SHORT_HEADER + 8, 0

@@ -15,7 +15,7 @@ from aioquic.tls import CipherSuite
 from ztna.io.session.core_qh3_tls import VERSION
 
 MEAN_STRIDE: Final = 64
-BUDGET: Final = 96.0
+BUDGET: Final = 32.0
 REFILL: Final = 1 / 16
 SHORT_HEADER_BITS: Final = 0xC0
 TINY_STREAM_BYTES: Final = 16

@@ -31,7 +31,6 @@ from ztna.io.session.core_qh3_tls import (
 CID_BYTES: Final = 8
 CRYPTO_PIECE: Final = 900
 MIN_INITIAL_CID_BYTES: Final = 8
-CRYPTO_PIECE: Final = 900
 INITIAL_RTT_S: Final = 0.333
 PEER: Final = ("fd00::1", 1)
 """What the native core takes for the peer's address; it sizes probes for IPv6 by it."""
