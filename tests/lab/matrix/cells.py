@@ -14,12 +14,14 @@ from tests.lab.matrix.classes import NatClass
 class Expected(StrEnum):
     """How a pair of NATs ends.
 
-    BIRTHDAY: relay, and direct only where the far port can be predicted or found by many sockets (`birthday`).
+    PREDICTED: direct where nothing else takes ports of the NAT that allots them in sequence, else relay.
+    BIRTHDAY: relay, and direct with many sockets and probes (`birthday`), which is off unless asked for.
     TCP_BLOCKED: no UDP gets out, so it fails closed within 10 s and says `udp-blocked`.
     """
 
     DIRECT = "direct"
     RELAY = "relay"
+    PREDICTED = "predicted"
     BIRTHDAY = "birthday"
     TCP_BLOCKED = "tcp-blocked"
 
@@ -49,7 +51,7 @@ F O direct
 F A direct
 F H direct
 F S birthday     the filter wants a port that nobody can tell beforehand
-F Q birthday     the port follows the last one seen
+F Q predicted    the port follows the last one seen
 F C direct
 F U tcp-blocked
 O O direct
@@ -67,7 +69,7 @@ A C direct
 A U tcp-blocked
 H H direct       the usual case: two homes
 H S birthday
-H Q birthday
+H Q predicted
 H C direct
 H U tcp-blocked
 S S relay        two unknown ports
@@ -75,7 +77,7 @@ S Q relay
 S C birthday
 S U tcp-blocked
 Q Q relay        each guess moves the other's next port
-Q C birthday
+Q C predicted
 Q U tcp-blocked
 C C direct       two carriers; one carrier for both is among the extras
 C U tcp-blocked
