@@ -25,7 +25,7 @@ MAKE = [command for command in COMMANDS if command.text.startswith("make ")]
 RUN = [command for command in COMMANDS if command not in MAKE]
 SILENT = re.compile(r"ztna config (set|rm) ")
 """Commands that say nothing when all is well."""
-COMMAND_TIMEOUT_S = 60.0
+COMMAND_TIMEOUT_S = 180.0
 NEEDS_THE_LAB = (pytest.mark.lab, pytest.mark.root, pytest.mark.engine)
 """The pages show an agent in TUN mode, which is sure to be there for root only."""
 
