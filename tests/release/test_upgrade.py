@@ -17,7 +17,7 @@ import pytest
 from infra import bundle, cloudinit, pki, units, wiring
 from infra.bundle import Bundle
 from infra.config_overlay import OverlaySettings, service_settings
-from infra.overlay import Overlay
+from infra.overlay import LOOPBACK, Overlay
 from infra.ssh_release import ReleaseJob, deploy
 from tests.release import rig
 from tests.release.machine import Machine, run
@@ -88,7 +88,7 @@ def role_files(address: str) -> dict[str, dict[str, str]]:
     connector = pki.client_names(OVERLAY.stack, "connector", OVERLAY.connector_name, granted)
     return {
         "intermediate": {**leaf(relay), **OVERLAY.intermediate_files()},
-        "connector": {**leaf(connector), **OVERLAY.connector_files(address)},
+        "connector": {**leaf(connector), **OVERLAY.connector_files(LOOPBACK)},
     }
 
 
@@ -213,11 +213,15 @@ def relay_status(machine: Machine) -> str:
     return machine.run(units.LAUNCHER, "relay", "status", "--config", config)
 
 
-def test_the_relay_is_switched_by_its_socket_below_run(machine: Machine, job: ReleaseJob) -> None:
+def test_the_relay_is_switched_by_its_socket_below_run(machine: Machine, job: ReleaseJob, agent: None) -> None:
     deploy(job)
     assert machine.run("stat", "--format=%U %a", units.ADMIN_SOCKET) == "ztna 600"
     assert machine.run("stat", "--format=%U %a", str(Path(units.ADMIN_SOCKET).parent)) == "ztna 700"
-    assert relay_status(machine).startswith("relay on, back end userspace"), "it has no capability"
+    with Pings() as pings:
+        pings.wait(5)
+    # The connector dials over loopback, and the agent is on another host: the relay takes both.
+    assert relay_status(machine).startswith("relay on, back end userspace, 1 of 1 sessions relayed")
+    assert "127.0.0.1:" in relay_status(machine)
 
 
 def test_the_kernel_relays_where_the_unit_may_and_the_firewall_lets_its_mark_through(
