@@ -22,6 +22,7 @@ from ztna.io.metrics import Sample, counters_of
 from ztna.io.quic_types import ConnectionLimits
 from ztna.io.session.role_watch import RoleWatch
 from ztna.io.session.roles import agent_sessions, relayed_packets, session_samples
+from ztna.io.session.session import Session
 from ztna.io.tun import TunDevice, tun_available
 from ztna.io.tun_side import TunSide
 from ztna.io.udp import Address, UdpSocket
@@ -59,13 +60,13 @@ class LocalSide(Protocol):
     def batch_ended(self) -> None:
         """The last chance to add packets to the transmit of this batch."""
 
-    def flow_received(self, flow: int, payload: bytes) -> None:
+    def flow_received(self, session: Session, flow: int, payload: bytes) -> None:
         """A UDP payload of a session's flow."""
 
-    def flow_failed(self, flow: int, error: str) -> None:
+    def flow_failed(self, session: Session, flow: int, error: str) -> None:
         """A session's UDP flow has no backend."""
 
-    def flow_closed(self, flow: int) -> None:
+    def flow_closed(self, session: Session, flow: int) -> None:
         """The connector forgot a session's UDP flow."""
 
     def sessions_changed(self) -> None:
@@ -260,20 +261,20 @@ class Agent:
         """What sessions may tell their peers of the local side."""
         return () if self._local is None else self._local.capabilities
 
-    def flow_received(self, flow: int, payload: bytes) -> None:
+    def flow_received(self, session: Session, flow: int, payload: bytes) -> None:
         """A UDP payload of a session's flow."""
         if self._local is not None:
-            self._local.flow_received(flow, payload)
+            self._local.flow_received(session, flow, payload)
 
-    def flow_failed(self, flow: int, error: str) -> None:
+    def flow_failed(self, session: Session, flow: int, error: str) -> None:
         """A session's UDP flow has no backend."""
         if self._local is not None:
-            self._local.flow_failed(flow, error)
+            self._local.flow_failed(session, flow, error)
 
-    def flow_closed(self, flow: int) -> None:
+    def flow_closed(self, session: Session, flow: int) -> None:
         """The connector forgot a session's UDP flow."""
         if self._local is not None:
-            self._local.flow_closed(flow)
+            self._local.flow_closed(session, flow)
 
     def sessions_changed(self) -> None:
         """A session became ready or ended, or takes packets of another size."""

@@ -211,6 +211,8 @@ class TcpSockets:
         if taken:
             self.counters.bytes_sent += taken
             self._stack.tcp_writable(session, taken, self._clock())
+            if self._sessions.get(session) is not state:
+                return  # that was the last the stack waited for: it has closed the connection
         self._set_writing(session, state, bool(unsent))
         if state.shutting and not unsent:
             state.shutting = False

@@ -10,6 +10,7 @@ from socket import inet_aton
 from typing import TYPE_CHECKING, Any, Final
 
 from ztna.io.metrics import Sample, counters_of
+from ztna.io.session.session import Session
 from ztna.io.session.session_types import UNFINISHED_CHECKSUMS
 from ztna.io.tun import MAX_BATCH_PACKETS, MIN_MTU_BYTES, TunDevice
 from ztna.io.udp import PAUSE_S
@@ -74,13 +75,13 @@ class TunSide:
             self._paused = False
             self._device.resume()
 
-    def flow_received(self, flow: int, payload: bytes) -> None:
+    def flow_received(self, session: Session, flow: int, payload: bytes) -> None:
         """Flows are for user mode."""
 
-    def flow_failed(self, flow: int, error: str) -> None:
+    def flow_failed(self, session: Session, flow: int, error: str) -> None:
         """Flows are for user mode."""
 
-    def flow_closed(self, flow: int) -> None:
+    def flow_closed(self, session: Session, flow: int) -> None:
         """Flows are for user mode."""
 
     def sessions_changed(self) -> None:

@@ -20,6 +20,7 @@ from ztna.io.lazy_timer import LazyTimer
 from ztna.io.metrics import Sample, counters_of
 from ztna.io.resolve import address_family
 from ztna.io.session.forwards import SessionForwards
+from ztna.io.session.session import Session
 from ztna.io.tcp_sockets import TcpSockets
 from ztna.io.udp import Address, UdpBindError, bind_error
 from ztna.proto.forward import UserStack
@@ -131,20 +132,20 @@ class UserMode:
         """Answer the packets of this batch within it."""
         self._drain()
 
-    def flow_received(self, flow: int, payload: bytes) -> None:
+    def flow_received(self, session: Session, flow: int, payload: bytes) -> None:
         """A UDP payload of a session's flow."""
         if self.forwards is not None:
-            self.forwards.flow_received(flow, payload)
+            self.forwards.flow_received(session, flow, payload)
 
-    def flow_failed(self, flow: int, error: str) -> None:
+    def flow_failed(self, session: Session, flow: int, error: str) -> None:
         """A session's UDP flow has no backend."""
         if self.forwards is not None:
-            self.forwards.flow_failed(flow, error)
+            self.forwards.flow_failed(session, flow, error)
 
-    def flow_closed(self, flow: int) -> None:
+    def flow_closed(self, session: Session, flow: int) -> None:
         """The connector forgot a session's UDP flow."""
         if self.forwards is not None:
-            self.forwards.flow_closed(flow)
+            self.forwards.flow_closed(session, flow)
 
     def sessions_changed(self) -> None:
         """Let clients that wait for a session use it."""

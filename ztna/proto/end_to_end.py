@@ -38,7 +38,9 @@ __all__ = [
     "split_flow_datagram",
 ]
 
-MAX_FRAME_BYTES: Final = 65536
+MAX_FRAME_BYTES: Final = 65536 + 64
+"""The largest UDP payload there is (65507 bytes) with the fields around it."""
+
 UDP_FLOW: Final = 0x01
 FLOW_HEADER_BYTES: Final = 5
 _LENGTH = Struct(">I")

@@ -18,6 +18,7 @@ from ztna.io import certs
 from ztna.io.logs import Logger
 from ztna.io.quic_types import Credentials
 from ztna.io.session import identity
+from ztna.io.session.asked import AskedSession
 from ztna.io.session.core import (
     CoreEvent,
     HandshakeDone,
@@ -42,7 +43,6 @@ from ztna.proto.control.events import (
 from ztna.proto.end_to_end import (
     UDP_FLOW,
     CloseUdp,
-    FrameBuffer,
     SessionReady,
     UdpPayload,
     UdpResult,
@@ -58,6 +58,7 @@ from ztna.proto.paths.stun_types import Endpoint
 HELLO_STREAM: Final = 0
 RETRY_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
 MAX_SESSIONS: Final = 64
+LINGER_S: Final = 1.0
 
 
 class AgentSessions:
@@ -103,9 +104,7 @@ class AgentSessions:
         self._core = core
         self.bind_addr = bind_addr
         self._sessions: dict[bytes, Session] = {}
-        self._nonces: dict[bytes, bytes] = {}
-        self._hellos: dict[bytes, FrameBuffer] = {}
-        self._streams: dict[bytes, StreamTable] = {}
+        self._states: dict[bytes, AskedSession] = {}
 
     @property
     def sessions(self) -> list[Session]:
@@ -114,7 +113,7 @@ class AgentSessions:
 
     def streams_of(self, session: Session) -> StreamTable:
         """The TCP streams of a session."""
-        return self._streams[session.id]
+        return self._states[session.id].streams
 
     def legacy(self, service_id: str) -> bool:
         """Whether a service is reached by DATAGRAM frames through the intermediate."""
@@ -218,12 +217,12 @@ class AgentSessions:
             service.retry = None
 
     def _granted(self, granted: SessionGranted) -> None:
-        wanted = [name for name in granted.services if name in self.services]
-        known = self._sessions.get(granted.session)
+        wanted = tuple(name for name in granted.services if name in self.services)
+        known = self._states.get(granted.session)
         if known is not None:
-            known.services = tuple(dict.fromkeys((*known.services, *wanted)))
-            if known.ready:
-                self._attach(known)
+            known.granted = wanted
+            if known.session.ready:
+                self._settle(known)
             return
         if not wanted or len(self._sessions) >= MAX_SESSIONS:
             self._control.end_session(granted.session, "not wanted")
@@ -254,13 +253,10 @@ class AgentSessions:
             self._log.warning("session_failed", detail=str(exc))
             self._control.end_session(granted.session, "no socket")
             return
-        session.services = tuple(wanted)
+        session.services = wanted
         self._sessions[session.id] = session
-        self._nonces[session.id] = granted.nonce
-        self._hellos[session.id] = FrameBuffer()
-        self._streams[session.id] = StreamTable(
-            session.core, loop=self._loop, clock=self._clock, on_input=session.flush_soon
-        )
+        streams = StreamTable(session.core, loop=self._loop, clock=self._clock, on_input=session.flush_soon)
+        self._states[session.id] = AskedSession(session, granted.nonce, wanted, streams)
         session.start()
 
     # SessionOwner
@@ -275,24 +271,21 @@ class AgentSessions:
                     session.core.consumed(stream, len(data))
                     self._control_frames(session, data)
                 else:
-                    self._streams[session.id].received(stream, data, fin)
+                    self._states[session.id].streams.received(stream, data, fin)
             case StreamReset(stream, _):
-                self._streams[session.id].reset(stream)
+                self._states[session.id].streams.reset(stream)
             case StreamWritable(stream):
-                self._streams[session.id].writable(stream)
+                self._states[session.id].streams.writable(stream)
             case PayloadLimit():
                 self._local.sessions_changed()
 
     def _prove(self, session: Session) -> None:
         """The handshake showed the connector's certificate: judge it, then prove ourselves."""
-        chain = session.core.peer_chain
-        allowed = {name: self.services[name].connectors for name in session.services}
+        state, chain = self._states[session.id], session.core.peer_chain
         try:
-            session.services = identity.judge_connector(
-                chain, self._anchors, self._stack, expected=session.settings.peer, allowed=allowed
-            )
+            session.services = self._judged(state)
             message = identity.hello(
-                self._credentials(), nonce=self._nonces[session.id], server_leaf=chain[0], session=session.id,
+                self._credentials(), nonce=state.nonce, server_leaf=chain[0], session=session.id,
                 capabilities=self._local.capabilities,
             )  # fmt: skip
         except (identity.SessionRejected, ConfigError) as exc:
@@ -303,33 +296,61 @@ class AgentSessions:
         stream = session.core.open_stream()
         session.core.write(stream, encode_message(message))
 
+    def _judged(self, state: AskedSession) -> tuple[str, ...]:
+        """Of what the intermediate grants, the services that certificate and profile give; SessionRejected if none."""
+        session = state.session
+        allowed = {name: self.services[name].connectors for name in state.granted}
+        return identity.judge_connector(
+            session.core.peer_chain, self._anchors, self._stack, expected=session.settings.peer, allowed=allowed
+        )
+
     def _control_frames(self, session: Session, data: bytes) -> None:
-        buffer = self._hellos[session.id]
+        state, local = self._states[session.id], self._local
         try:
-            buffer.feed(data)
-            while (body := buffer.next_frame()) is not None:
+            state.hello.feed(data)
+            while not session.closed and (body := state.hello.next_frame()) is not None:
                 message = decode_message(body)
-                if isinstance(message, SessionReady) and not session.proven:
-                    self._ready(session, message)
+                if isinstance(message, SessionReady):
+                    self._ready(state, message)
                 elif isinstance(message, UdpResult):
-                    self._local.flow_failed(message.flow, message.error)
+                    local.flow_failed(session, message.flow, message.error)
                 elif isinstance(message, UdpPayload):
-                    self._local.flow_received(message.flow, message.payload)
+                    local.flow_received(session, message.flow, message.payload)
                 elif isinstance(message, CloseUdp):
-                    self._local.flow_closed(message.flow)
+                    local.flow_closed(session, message.flow)
+                else:
+                    self.counters.dropped_malformed += 1
         except WireError as exc:
             self.counters.dropped_malformed += 1
             self._log.warning("session_refused", session=session.id.hex(), detail=str(exc))
             session.close("malformed frame")
 
-    def _ready(self, session: Session, ready: SessionReady) -> None:
-        session.proven = True
+    def _ready(self, state: AskedSession, ready: SessionReady) -> None:
+        """The connector believes us, and says what it serves us; again whenever that changes."""
+        session = state.session
+        first, session.proven = not session.proven, True
         session.unfinished_checksums = UNFINISHED_CHECKSUMS in ready.capabilities and (
             UNFINISHED_CHECKSUMS in self._local.capabilities
         )
-        session.services = tuple(name for name in session.services if name in ready.services)
-        self.counters.ready += 1
-        self._log.info("session_ready", peer=session.settings.peer, services=list(session.services))
+        state.served = tuple(ready.services)
+        self._settle(state)
+        if first:
+            self.counters.ready += 1
+            self._log.info("session_ready", peer=session.settings.peer, services=list(session.services))
+
+    def _settle(self, state: AskedSession) -> None:
+        """Let a session carry what it may carry now, and nothing else any more."""
+        session, before = state.session, state.session.services
+        try:
+            judged = self._judged(state)
+        except identity.SessionRejected as exc:
+            self._log.warning("services_refused", session=session.id.hex(), detail=str(exc))
+            judged = ()
+        session.services = tuple(name for name in judged if name in state.served)
+        for name in before:
+            if name not in session.services and self.services[name].session is session:
+                self.services[name].session = None
+                self._retry_later(self.services[name])
         self._attach(session)
 
     def _attach(self, session: Session) -> None:
@@ -345,8 +366,16 @@ class AgentSessions:
         self._local.sessions_changed()
 
     def _close_if_idle(self, session: Session) -> None:
-        if all(service.session is not session for service in self.services.values()):
+        if not session.closed and self._is_idle(session):
+            # What is under way on it shall arrive; it may also get a service back meanwhile.
+            self._loop.call_later(LINGER_S, self._close_replaced, session)
+
+    def _close_replaced(self, session: Session) -> None:
+        if not session.closed and self._is_idle(session):
             session.close("replaced")
+
+    def _is_idle(self, session: Session) -> bool:
+        return all(service.session is not session for service in self.services.values())
 
     def session_datagrams(self, session: Session, datagrams: list[bytes]) -> None:
         """Packets of the services, and payloads of UDP flows."""
@@ -360,7 +389,7 @@ class AgentSessions:
                 else:
                     packets.append(data)
             elif data and data[0] == UDP_FLOW and (found := split_flow_datagram(data)) is not None:
-                local.flow_received(*found)
+                local.flow_received(session, *found)
             else:
                 self.counters.dropped_malformed += 1
         if packets:
@@ -385,12 +414,10 @@ class AgentSessions:
     def session_closed(self, session: Session, reason: str) -> None:
         """Forget the session; its services ask for another one."""
         self._sessions.pop(session.id, None)
-        self._nonces.pop(session.id, None)
-        self._hellos.pop(session.id, None)
         self.routes.forget(session)
-        streams = self._streams.pop(session.id, None)
-        if streams is not None:
-            streams.close()
+        state = self._states.pop(session.id, None)
+        if state is not None:
+            state.streams.close()
         self.counters.ended += 1
         self._log.info("session_ended", session=session.id.hex(), peer=session.settings.peer, reason=reason)
         self._control.end_session(session.id, reason)
@@ -398,10 +425,13 @@ class AgentSessions:
             service = self.services[name]
             if service.session is session:
                 service.session = None
-            if service.protocol == 2 and service.session is None and service.retry is None:
-                delay = RETRY_S[min(service.attempts, len(RETRY_S) - 1)]
-                service.retry = self._loop.call_later(delay, self._retry, service)
+            self._retry_later(service)
         self._local.sessions_changed()
+
+    def _retry_later(self, service: Service) -> None:
+        if service.protocol == 2 and service.session is None and service.retry is None:
+            delay = RETRY_S[min(service.attempts, len(RETRY_S) - 1)]
+            service.retry = self._loop.call_later(delay, self._retry, service)
 
     # what people see
 

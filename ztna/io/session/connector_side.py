@@ -34,7 +34,9 @@ from ztna.io.session.session import Session
 from ztna.io.session.session_parts import SessionSettings
 from ztna.io.session.session_types import UNFINISHED_CHECKSUMS, Accepting, AgentTraffic, ConnectorSessionCounters
 from ztna.io.session.streams import StreamTable
+from ztna.io.session.unconfirmed import Unconfirmed
 from ztna.proto.control.events import (
+    ControlError,
     ControlUp,
     Observed,
     SessionInvited,
@@ -110,6 +112,7 @@ class ConnectorSessions:
         self.listener = listener
         self._states: dict[bytes, ServedSession] = {}
         self._traffic: dict[str, AgentTraffic] = {}
+        self._unconfirmed = Unconfirmed(loop, self._ask)
 
     @property
     def sessions(self) -> list[Session]:
@@ -128,6 +131,7 @@ class ConnectorSessions:
 
     async def close(self) -> None:
         """Tell every agent, and forget all."""
+        self._unconfirmed.close()
         for session in self.sessions:
             session.close("connector shutting down")
         for traffic in self._traffic.values():
@@ -141,6 +145,10 @@ class ConnectorSessions:
         """An event of the control connection; others than those of sessions are ignored."""
         if isinstance(event, ControlUp):
             self._control.corners = tuple(Endpoint(*place) for place in event.stun[1:])
+            self._unconfirmed.begin(self._states)
+            return
+        if isinstance(event, ControlError):
+            self._refused(event)
             return
         if isinstance(event, SessionInvited):
             self._invited(event)
@@ -153,13 +161,27 @@ class ConnectorSessions:
             return
         state = self._states.get(getattr(event, "session", b""))
         if state is not None:
+            self._unconfirmed.confirmed(state.session.id)
             state.session.control_event(event)
+
+    def _refused(self, error: ControlError) -> None:
+        known = self._states.get(error.about) if isinstance(error.about, bytes) else None
+        if known is not None and error.code == "unknown-session" and self._unconfirmed.denied(known.session.id):
+            known.session.close("the intermediate knows no such session")
+
+    def _ask(self, session_id: bytes) -> None:
+        """Report the path as it is: an intermediate that knows the session takes it as said before."""
+        state = self._states.get(session_id)
+        if state is not None:
+            seen = state.session.paths.snapshot(self._clock())
+            self.session_path(state.session, PathSelected(seen.kind, seen.remote, 0, seen.reason))
 
     def _invited(self, invited: SessionInvited) -> None:
         self.counters.invited += 1
         known = self._states.get(invited.session)
         if known is not None and (known.session.settings.key, known.agent) == (invited.key, invited.agent):
             # The intermediate was restarted, or the agent wants more services of ours.
+            self._unconfirmed.confirmed(invited.session)
             known.offered = tuple(invited.services)
             self._control.accept(invited.session, known.nonce)
             if known.session.ready:
@@ -167,6 +189,11 @@ class ConnectorSessions:
             return
         if known is not None or invited.resume:
             self._decline(invited, "unknown-session", "there is no such session here")
+            return
+        try:
+            IPv4Address(invited.agent_ip)
+        except ValueError:
+            self._decline(invited, "declined", "the agent has no inner IPv4 address")
             return
         services = [name for name in invited.services if name in self._services]
         of_agent = sum(state.agent == invited.agent for state in self._states.values())
@@ -310,16 +337,24 @@ class ConnectorSessions:
                 backends=partial(backends, UDP),
             )
             self._reap()
-            traffic = self._traffic.get(state.agent)
+            inner, traffic = IPv4Address(state.agent_ip).packed, self._traffic.get(state.agent)
+            if traffic is not None and traffic.agent_ip != inner:
+                traffic.close()  # the policy gives the agent another address now
+                traffic = None
             if traffic is None:
-                traffic = self._traffic[state.agent] = self._make_traffic(IPv4Address(state.agent_ip).packed)
+                traffic = self._traffic[state.agent] = self._make_traffic(inner)
             state.traffic = traffic
+        elif state.flows is not None:
+            state.streams.keep(granted)
+            state.flows.keep(granted)
         assert state.traffic is not None
         state.traffic.allow(granted)
         ours = state.traffic.capabilities
         session.unfinished_checksums = UNFINISHED_CHECKSUMS in ours and UNFINISHED_CHECKSUMS in state.capabilities
         state.traffic.attach(session)
-        session.core.write(HELLO_STREAM, encode_message(SessionReady(granted, list(ours))))
+        if session.core.writable(HELLO_STREAM) > 0:  # not so for an agent that reads nothing
+            session.core.write(HELLO_STREAM, encode_message(SessionReady(granted, list(ours))))
+        session.flush_soon()
 
     def _reap(self) -> None:
         """Forget the gateways of agents that have neither a session nor anything open."""
@@ -378,6 +413,7 @@ class ConnectorSessions:
         state = self._states.pop(session.id, None)
         if state is None:
             return
+        self._unconfirmed.confirmed(session.id)
         if self.listener is not None:
             self.listener.detach(session)
         if state.streams is not None:

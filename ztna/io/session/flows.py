@@ -7,7 +7,7 @@ frame of the session's stream 0 if it does not.
 import asyncio
 import socket
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,13 +47,15 @@ class FlowCounters:
     dropped_unknown: int = 0
     dropped_send: int = 0
     dropped_queue: int = 0
+    dropped_tell: int = 0
 
 
 class _Flow:
-    __slots__ = ("active_at", "sock")
+    __slots__ = ("active_at", "service", "sock")
 
-    def __init__(self, sock: socket.socket, now: float) -> None:
+    def __init__(self, sock: socket.socket, service: str, now: float) -> None:
         self.sock = sock
+        self.service = service
         self.active_at = now
 
 
@@ -98,6 +100,12 @@ class FlowSockets:
         if self._expiry is not None:
             self._expiry.cancel()
         for flow in list(self._flows):
+            self._forget(flow)
+
+    def keep(self, services: Collection[str]) -> None:
+        """Close what is not of these services; the agent reaches no others any more."""
+        for flow in [flow for flow, known in self._flows.items() if known.service not in services]:
+            self._tell(UdpResult(flow, "denied"))
             self._forget(flow)
 
     def execute(self, message: SessionMessage) -> bool:
@@ -158,7 +166,7 @@ class FlowSockets:
             self._tell(UdpResult(message.flow, socket_error(exc).value))
             return
         self.counters.opened += 1
-        self._flows[message.flow] = _Flow(sock, self._clock())
+        self._flows[message.flow] = _Flow(sock, message.service, self._clock())
         self._loop.add_reader(sock.fileno(), self._readable, message.flow, sock)
         if self._expiry is None:
             self._expiry = self._loop.call_later(EXPIRE_EVERY_S, self._expire)
@@ -209,5 +217,9 @@ class FlowSockets:
             known.sock.close()
 
     def _tell(self, message: SessionMessage) -> None:
+        if self._core.writable(CONTROL_STREAM) <= 0:
+            # An agent that reads nothing may ask for as much as it likes: it learns less, and we hold no more.
+            self.counters.dropped_tell += 1
+            return
         self._core.write(CONTROL_STREAM, encode_message(message))
         self._on_input()

@@ -46,7 +46,7 @@ class ForwardCounters:
 
 
 class _Flow:
-    __slots__ = ("active_at", "client", "id", "key", "listener", "port", "service", "session", "waiting")
+    __slots__ = ("active_at", "before", "client", "id", "key", "listener", "port", "service", "session", "waiting")
 
     def __init__(self, number: int, listener: socket.socket, client: Address, service: str, port: int) -> None:
         self.id = number
@@ -56,6 +56,8 @@ class _Flow:
         self.service = service
         self.port = port
         self.session: Session | None = None
+        self.before: Session | None = None
+        """The session before that one: answers may still be under way on it."""
         self.active_at = 0.0
         self.waiting: deque[bytes] = deque(maxlen=FLOW_WAITING)
 
@@ -139,8 +141,12 @@ class SessionForwards:
         return flow
 
     def _send(self, flow: _Flow, session: Session, data: bytes) -> None:
+        if session.core.writable(CONTROL_STREAM) <= 0:
+            # The connector reads nothing: what it is told must not pile up here.
+            self.counters.dropped_queue += 1
+            return
         if flow.session is not session:
-            flow.session = session
+            flow.before, flow.session = flow.session, session
             session.core.write(CONTROL_STREAM, encode_message(OpenUdp(flow.id, flow.service, flow.port)))
             # The opening must be there before the first payload, which may overtake it.
             session.flush()
@@ -152,29 +158,34 @@ class SessionForwards:
 
     # from the sessions
 
-    def flow_received(self, flow_id: int, payload: bytes) -> None:
-        """An answer for a local client."""
-        flow = self._flows.get(flow_id)
+    def flow_received(self, session: Session, flow_id: int, payload: bytes) -> None:
+        """An answer for a local client; of another session than the flow's own, none."""
+        flow = self._carried(session, flow_id)
         if flow is None:
             self.counters.dropped_unknown += 1
             return
         flow.active_at = self._clock()
+        self._flows.move_to_end(flow_id)
         try:
             flow.listener.sendto(payload, flow.client)
             self.counters.udp_received += 1
         except OSError:
             self.counters.dropped_send += 1
 
-    def flow_failed(self, flow_id: int, error: str) -> None:
+    def _carried(self, session: Session, flow_id: int) -> _Flow | None:
+        flow = self._flows.get(flow_id)
+        return flow if flow is not None and session in (flow.session, flow.before) else None
+
+    def flow_failed(self, session: Session, flow_id: int, error: str) -> None:
         """The backend of a flow refused, or the connector cannot carry it."""
-        if flow_id in self._flows:
+        if self._carried(session, flow_id) is not None:
             self.counters.udp_failed += 1
             self._on_unreachable()
 
-    def flow_closed(self, flow_id: int) -> None:
+    def flow_closed(self, session: Session, flow_id: int) -> None:
         """The connector forgot an idle flow: it is opened again by its next payload."""
-        flow = self._flows.get(flow_id)
-        if flow is not None:
+        flow = self._carried(session, flow_id)
+        if flow is not None and flow.session is session:
             flow.session = None
 
     def sessions_changed(self) -> None:
@@ -213,7 +224,7 @@ class SessionForwards:
             if now < flow.active_at + FLOW_IDLE_S:
                 break
             del self._flows[flow.id], self._by_key[flow.key]
-            if flow.session is not None and flow.session.ready:
+            if flow.session is not None and flow.session.ready and flow.session.core.writable(CONTROL_STREAM) > 0:
                 flow.session.core.write(CONTROL_STREAM, encode_message(CloseUdp(flow.id)))
                 flow.session.flush_soon()
         self._schedule()

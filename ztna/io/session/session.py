@@ -190,6 +190,8 @@ class Session:
 
     def received(self, index: int, batch: list[Run]) -> None:
         """Datagrams arrived by a socket."""
+        if self.closed:
+            return
         now = self._clock()
         packets: list[bytes] = []
         for source, run in batch:

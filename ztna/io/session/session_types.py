@@ -54,13 +54,13 @@ class Local(Protocol):
     def capabilities(self) -> tuple[str, ...]:
         """What our side of a session can, for the peer: UNFINISHED_CHECKSUMS."""
 
-    def flow_received(self, flow: int, payload: bytes) -> None:
-        """A UDP payload of a flow."""
+    def flow_received(self, session: "Session", flow: int, payload: bytes) -> None:
+        """A UDP payload of a flow, by a session: one that does not carry the flow has no say in it."""
 
-    def flow_failed(self, flow: int, error: str) -> None:
+    def flow_failed(self, session: "Session", flow: int, error: str) -> None:
         """A UDP flow was refused or its backend is not there."""
 
-    def flow_closed(self, flow: int) -> None:
+    def flow_closed(self, session: "Session", flow: int) -> None:
         """The connector forgot an idle flow; the next payload opens it again."""
 
     def batch_ended(self) -> None:
@@ -101,6 +101,7 @@ class AgentTraffic(Protocol):
     """Where one agent's IP packets go: a packet gateway, or the kernel by a TUN device."""
 
     session: "Session | None"
+    agent_ip: bytes
 
     @property
     def idle(self) -> bool:

@@ -8,7 +8,7 @@ window opens only by what the socket took.
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +25,7 @@ RESET_CODE: Final = 0x1
 OPENING_BYTES: Final = 1024
 MAX_STREAMS: Final = 1024
 CLIENT_BIDI: Final = 0
+STREAM_STEP: Final = 4
 KIND_BITS: Final = 0x03  # RFC 9000 s2.1
 
 
@@ -44,10 +45,12 @@ class StreamCounters:
 class _Link:
     """One connection; its socket goes by the number of its stream."""
 
-    __slots__ = ("local_ended", "opening", "paused", "remote_ended", "stream", "unwritten")
+    __slots__ = ("local_ended", "opening", "paused", "remote_ended", "service", "stream", "unwritten")
 
-    def __init__(self, stream: int) -> None:
+    def __init__(self, stream: int, service: str = "") -> None:
         self.stream = stream
+        self.service = service
+        """Empty until the peer's first frame named it."""
         self.opening: FrameBuffer | None = FrameBuffer(OPENING_BYTES)
         """Until the peer's first frame was read."""
         self.paused = False
@@ -79,6 +82,9 @@ class StreamTable:
         self._core = core
         self._backends = backends
         self._links: dict[int, _Link] = {}
+        self._next = CLIENT_BIDI + STREAM_STEP
+        self._skipped: set[int] = set()
+        """Streams of the agent whose first bytes a later stream has overtaken."""
         self.sockets = TcpSockets(self, loop=loop, clock=clock, on_input=on_input)
 
     def __len__(self) -> int:
@@ -89,12 +95,18 @@ class StreamTable:
         self._links.clear()
         self.sockets.close()
 
+    def keep(self, services: Collection[str]) -> None:
+        """At the connector: reset what is not of these services; the agent reaches no others any more."""
+        for link in list(self._links.values()):
+            if link.service and link.service not in services:
+                self._drop(link)
+
     def adopt(self, sock: socket.socket, service: str, port: int) -> bool:
         """At the agent: carry an accepted, non-blocking socket to a port of a service; False if there are too many."""
         if len(self._links) >= MAX_STREAMS or (stream := self._core.open_stream()) < 0:
             self.counters.refused_limit += 1
             return False
-        link = self._links[stream] = _Link(stream)
+        link = self._links[stream] = _Link(stream, service)
         self.counters.opened += 1
         self._core.write(stream, encode_message(OpenTcp(service, port)))
         # What the client says first travels behind OpenTcp: nothing is gained by waiting for the answer.
@@ -143,7 +155,7 @@ class StreamTable:
 
     def _accept(self, stream: int) -> _Link | None:
         """Make a link for a stream that the agent opened."""
-        if self._backends is None or stream & KIND_BITS != CLIENT_BIDI or stream == 0:
+        if self._backends is None or stream & KIND_BITS != CLIENT_BIDI or not self._is_new(stream):
             return None
         if len(self._links) >= MAX_STREAMS:
             self.counters.refused_limit += 1
@@ -151,6 +163,18 @@ class StreamTable:
             return None
         link = self._links[stream] = _Link(stream)
         return link
+
+    def _is_new(self, stream: int) -> bool:
+        """Whether nothing was received of a stream yet: what follows on one that ended opens no second connection."""
+        if stream in self._skipped:
+            self._skipped.discard(stream)
+            return True
+        if stream < self._next:
+            return False
+        # RFC 9000 s2.1: a stream opens all of its type with lower numbers; QUIC's limit of streams bounds how many.
+        self._skipped.update(range(self._next, stream, STREAM_STEP))
+        self._next = stream + STREAM_STEP
+        return True
 
     def _read_opening(self, link: _Link, opening: FrameBuffer) -> bool:
         """Act on the peer's first frame; False if it is incomplete or ended the link."""
@@ -177,6 +201,7 @@ class StreamTable:
             self._refuse(link, found)
             return False
         self.counters.opened += 1
+        link.service = message.service
         self.sockets.connect(self, link.stream, *found)
         return True
 

@@ -13,6 +13,9 @@ from tests.support.core_pair import Pair
 from tests.support.overlay import HOST, Backends, eventually
 from ztna.io.session.core import CoreEvent, StreamReceived, StreamReset, StreamWritable
 from ztna.io.session.streams import StreamTable
+from ztna.io.tcp_sockets import TcpSockets
+from ztna.proto.end_to_end import OpenTcp, encode_message
+from ztna.proto.gateway_types import CloseTcp, WriteTcp
 
 SERVICE, PORT = "echo-service", 7
 
@@ -149,3 +152,76 @@ async def test_an_agent_that_opens_with_anything_else_is_reset_and_counted(bridg
     core.write(stream, b"\x00\x00\x00\x03abc")
     await eventually(lambda: bridge.connector.counters.malformed == 1)
     assert not len(bridge.connector)
+
+
+async def test_streams_of_a_service_that_was_withdrawn_are_reset(bridge: Bridge) -> None:
+    reader, writer = await bridge.client()
+    writer.write(b"hello")
+    assert await asyncio.wait_for(reader.readexactly(5), 10) == b"hello"
+    bridge.connector.keep({SERVICE})
+    assert len(bridge.connector) == 1
+    bridge.connector.keep({"another"})
+    with contextlib.suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(-1), 5) == b""
+    await eventually(lambda: not len(bridge.agent) and not len(bridge.connector))
+    await close(writer)
+
+
+async def test_what_follows_on_a_stream_that_ended_opens_nothing(bridge: Bridge) -> None:
+    bridge.refusal = "denied"
+    core = bridge.pair.client.core
+    stream = core.open_stream()
+    opening = encode_message(OpenTcp(SERVICE, PORT))
+    core.write(stream, opening)
+    await eventually(lambda: bridge.connector.counters.refused_denied == 1)
+    bridge.refusal = ""
+    core.write(stream, opening)
+    core.write(stream, b"data of the client that came with it")
+    await asyncio.sleep(0.2)
+    assert bridge.connector.counters.opened == 0
+    assert bridge.connector.counters.malformed == 0
+    assert not len(bridge.connector)
+
+
+async def test_a_stream_that_was_overtaken_by_a_later_one_is_new_once(bridge: Bridge) -> None:
+    table = bridge.connector
+    assert [table._is_new(stream) for stream in (12, 4, 4, 12, 8, 8, 16, 0)] == [
+        True, True, False, False, True, False, True, False,
+    ]  # fmt: skip
+
+
+async def test_a_socket_that_is_closed_while_its_last_bytes_are_written_is_let_go() -> None:
+    """The far end ended first, the near one takes slowly: the last write ends both directions."""
+    problems: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: problems.append(str(context)))
+
+    class Ended:
+        """A stack that closes when everything was taken."""
+
+        left = 8 << 20
+
+        def tcp_writable(self, session: int, count: int, now: float) -> None:
+            self.left -= count
+            if not self.left:
+                sockets.execute(CloseTcp(session))
+
+        def tcp_data(self, session: int, data: bytes, now: float) -> None:
+            """Nothing is sent."""
+
+        def tcp_eof(self, session: int, now: float) -> None:
+            """Nor ended."""
+
+        def tcp_reset(self, session: int, now: float) -> None:
+            """Nor reset."""
+
+    sockets = TcpSockets(Ended(), loop=loop, clock=time.monotonic, on_input=lambda: None)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    theirs.setblocking(False)
+    sockets.adopt(1, theirs)
+    sockets.execute(WriteTcp(1, bytes(Ended.left)))
+    reader, writer = await asyncio.open_connection(sock=ours)
+    assert len(await asyncio.wait_for(reader.read(-1), 20)) == 8 << 20
+    assert len(sockets) == 0
+    assert problems == []
+    await close(writer)
