@@ -199,7 +199,11 @@ def read_p2p(read: Reader, base: Path) -> P2pConfig:
     if (certificate is None) != (key is None):
         missing, present = ("cert", "key") if certificate is None else ("key", "cert")
         raise section.error(missing, f"missing; {present} needs it")
-    p2p = P2pConfig(port=section.port("port", default=4434, zero=True), certificate=certificate, key=key)
+    anonymous = section.boolean("anonymous", default=False)
+    if anonymous and certificate is None:
+        raise section.error("anonymous", "needs cert and key: without them nobody connects to this port")
+    port = section.port("port", default=4434, zero=True)
+    p2p = P2pConfig(port=port, certificate=certificate, key=key, anonymous=anonymous)
     section.done()
     return p2p
 

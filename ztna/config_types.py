@@ -94,11 +94,15 @@ class ServiceConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class P2pConfig:
-    """A connector's own UDP port, and the certificate it shows to agents that reach it directly."""
+    """A connector's own UDP port, and the certificate it shows to agents that reach it directly.
+
+    `anonymous` lets an agent without a certificate do so from a host that an offer named.
+    """
 
     port: int = 4434
     certificate: Pem | None = None
     key: Pem | None = None
+    anonymous: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,12 +10,15 @@ import contextlib
 import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aioquic.asyncio.client import connect
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived, QuicEvent, StreamDataReceived
+
+if TYPE_CHECKING:
+    from tests.support.certs import Issued
 
 ALPN = "ztna-v1"
 AGENT_UDP_BYTES, CONNECTOR_UDP_BYTES = 1200, 1350
@@ -102,12 +105,16 @@ def routed(service: str, packet: bytes) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def v1_agent(host: str, port: int, *, alpn: Sequence[str] = (ALPN,)) -> AsyncIterator[V1Peer]:
-    """Connect as the agent in the field does; its host turned verification off."""
+async def v1_agent(
+    host: str, port: int, *, alpn: Sequence[str] = (ALPN,), name: str = "ztna-server", leaf: "Issued | None" = None
+) -> AsyncIterator[V1Peer]:
+    """Connect as the agent in the field does; its host turned verification off. `leaf`: as a newer one may."""
     configuration = QuicConfiguration(
         is_client=True,
         alpn_protocols=list(alpn),
-        server_name="ztna-server",
+        server_name=name,
+        certificate=None if leaf is None else leaf.certificate,
+        private_key=None if leaf is None else leaf.key,
         verify_mode=ssl.CERT_NONE,
         max_datagram_size=AGENT_UDP_BYTES,
         max_datagram_frame_size=65536,
@@ -117,6 +124,11 @@ async def v1_agent(host: str, port: int, *, alpn: Sequence[str] = (ALPN,)) -> As
     async with connect(host, port, configuration=configuration, create_protocol=V1Peer) as peer:
         assert isinstance(peer, V1Peer)
         yield peer
+
+
+def v1_direct(host: str, port: int, leaf: "Issued | None" = None) -> contextlib.AbstractAsyncContextManager[V1Peer]:
+    """Connect to a connector directly: a socket of its own, and another server name."""
+    return v1_agent(host, port, name="ztna-connector", leaf=leaf)
 
 
 @contextlib.asynccontextmanager
@@ -166,6 +178,30 @@ def udp(source: bytes, source_port: int, destination: bytes, destination_port: i
     """An IPv4/UDP packet with checksum 0, as those peers send it."""
     body = struct.pack("!HHHH", source_port, destination_port, 8 + len(payload), 0) + payload
     return ipv4(17, source, destination, body)
+
+
+def offer(session: int, service: str, candidate: tuple[str, int]) -> bytes:
+    """CandidateOffer with one host candidate."""
+    host, port = candidate
+    name = f"host_{host}".encode()
+    body = struct.pack("<IQQ", 0, session, len(service)) + service.encode() + struct.pack("<Q", 1)
+    body += struct.pack("<II4sH", 0, 0, address(host), port) + struct.pack("<IQ", 0x7EFFFFFF, len(name)) + name + b"\0"
+    return body
+
+
+def punching(frame: bytes) -> tuple[int, list[tuple[int, str, int]]]:
+    """StartPunching with its length: session, and (type, host, port) of each candidate, all of IPv4."""
+    length, tag, session, delay_ms, count = struct.unpack_from("<4sIQQQ", frame)
+    assert (int.from_bytes(length, "big"), tag, delay_ms) == (len(frame) - 4, 2, 100)
+    at, found = 32, []
+    for _ in range(count):
+        kind, family, host, port, _, name = struct.unpack_from("<II4sHIQ", frame, at)
+        assert family == 0
+        found.append((kind, ".".join(map(str, host)), port))
+        at += 26 + name
+        at += 11 if frame[at] else 1
+    assert at == len(frame)
+    return session, found
 
 
 def echo_answers(packet: bytes) -> list[bytes]:

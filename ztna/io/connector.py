@@ -7,7 +7,9 @@ then with the backend, whose socket is not read; of UDP answers the oldest are d
 
 Its UDP port also answers raw binding requests and keepalives of agents, but only when P2P certificates are configured:
 only from hosts that an offer relayed by the intermediate has named as a candidate, from those for a bounded time, and
-each host within a token bucket. Everybody else gets silence, so the port can neither be found nor used as a reflector.
+each host within a token bucket. With those certificates it also takes QUIC connections of such agents (`ztna.io.p2p`):
+who may not have one is closed after the handshake, within bounds on handshakes and on what an address is sent before it
+is proven. Everything else gets silence.
 """
 
 import asyncio
@@ -26,6 +28,7 @@ from ztna.io.client_role import client_settings, run_role, uplink_not_ready, upl
 from ztna.io.lazy_timer import LazyTimer
 from ztna.io.logs import Logger
 from ztna.io.metrics import Sample, counters_of
+from ztna.io.p2p import p2p_server
 from ztna.io.quic_types import ConnectionLimits
 from ztna.io.resolve import BackendNames
 from ztna.io.session.role_watch import RoleWatch
@@ -79,7 +82,6 @@ class Connector:
         self.control = ConnectorControl(
             [service.id for service in config.services], random=random.random, limits=control_limits
         )
-        self._p2p_enabled = config.p2p.certificate is not None
         self.udp = UdpSocket(config.bind_addr, config.p2p.port, purpose="p2p.port")
         self.names = BackendNames({backend.host for service in services for backend in _backends(service)})
         self.sockets = BackendSockets(self.gateway, self.names, loop=loop, clock=clock, on_input=self._drain_soon)
@@ -97,6 +99,8 @@ class Connector:
         self._drain_scheduled = False
         self.tun = tun_gateway(self, services)
         self.sessions = connector_sessions(self, services, gateway_limits)
+        addresses = {service.id: service.virtual_ip for service in services}
+        self.p2p = p2p_server(self, addresses, self._connection_limits, control_limits)
         self.watch = RoleWatch(self.uplink, self.sessions, loop=loop, clock=clock, bind_addr=config.bind_addr)
 
     async def start(self) -> None:
@@ -114,7 +118,11 @@ class Connector:
             await self.sessions.close()
         if self.tun is not None:
             self.tun.close()
+        if self.p2p is not None:
+            self.p2p.stop()
         await self.uplink.close()
+        if self.p2p is not None:
+            self.p2p.endpoint.close()
         await self.names.close()
         self._gateway_timer.close()
         self.sockets.close()
@@ -128,7 +136,8 @@ class Connector:
         virtual_ips = {service.id: service.virtual_ip for service in self.config.services}
         return {
             **uplink_status(self.uplink, self.udp, virtual_ips),
-            "p2p": self._p2p_enabled,
+            "p2p": self.p2p is not None,
+            "p2p_connections": 0 if self.p2p is None else len(self.p2p.table),
             "sessions": [] if self.sessions is None else self.sessions.status(),
             **self.watch.status(),
             "flows": self._open_flows(),
@@ -162,6 +171,7 @@ class Connector:
             *counters_of(f"{prefix}_control", "Control", self.control.stats),
             *([] if self.sessions is None else session_samples(prefix, self.sessions)),
             *([] if self.tun is None else self.tun.samples(prefix)),
+            *([] if self.p2p is None else self.p2p.samples(prefix)),
             *uplink_samples(prefix, self.uplink, self.udp, self._started),
         ]
 
@@ -198,7 +208,7 @@ class Connector:
 
     def non_quic(self, data: bytes, source: Address) -> bool:
         """Raw checks and keepalives of agents; see the module for who gets an answer."""
-        if not self._p2p_enabled or not is_control(data):
+        if self.p2p is None or not is_control(data):
             return False
         answer = self.control.p2p.datagram_received(data, SocketAddress(*source), self.clock())
         if answer is not None:
@@ -226,6 +236,11 @@ class Connector:
             self._drain_soon()
         self._gateway_timer.arm(gateway.get_timer())
 
+    def answer_now(self) -> None:
+        """Send what packets led to that did not come by the connection to the relay."""
+        self._drain()
+        self.uplink.endpoint.flush()
+
     def _drain_soon(self) -> None:
         """A socket spoke: drain once all sockets that are ready in this turn of the loop have."""
         if not self._drain_scheduled:
@@ -234,12 +249,11 @@ class Connector:
 
     def _drain_now(self) -> None:
         self._drain_scheduled = False
-        self._drain()
-        self.uplink.endpoint.flush()
+        self.answer_now()
 
     def _gateway_due(self) -> None:
         self.gateway.handle_timer(self.clock())
-        self._drain_now()
+        self.answer_now()
 
 
 def gateway_service(service: ServiceConfig) -> GatewayService:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ztna.config import ConfigError, IntermediateConfig, apply_limits
+from ztna.config import ConfigError, ConnectorConfig, IntermediateConfig, apply_limits
 from ztna.config_reader import parse_json, read_text
 from ztna.io import certs, proof
 from ztna.io.quic_guard import AdmissionLimits
@@ -30,7 +30,7 @@ class Material:
     """Judges proofs of `ztna-v2`."""
 
 
-def load_policy(config: IntermediateConfig) -> Policy:
+def load_policy(config: IntermediateConfig | ConnectorConfig) -> Policy:
     """Read policy.json; without `policy_path` nothing is granted to anybody with a certificate.
 
     Raises:

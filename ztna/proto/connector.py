@@ -156,16 +156,16 @@ class ConnectorControl(ClientControl):
         if not self._offers.allow(offer.service_id, now):
             self.stats.drop_offer_rate += 1
             return
-        self._expect(offer.candidates, now)
+        self._expect(offer.candidates, now, offer.service_id)
         candidates = gather_candidates(self._base, self._external or self._observed, self._relay)
         self.stats.offers_answered += 1
         self._commands.append(SendStream(OWN_STREAM, encode_frame(CandidateAnswer(offer.session_id, candidates))))
 
-    def _expect(self, candidates: tuple[Candidate, ...], now: float) -> None:
+    def _expect(self, candidates: tuple[Candidate, ...], now: float, service: str | None = None) -> None:
         """Let the agent's own addresses send checks; its relay candidate is not one."""
         for candidate in candidates[: self._limits.candidates]:
             if candidate.type is CandidateType.RELAY:
                 continue
             ip = ip_address(candidate.address.ip)
             if not (ip.is_unspecified or ip.is_multicast):
-                self.p2p.expect(candidate.address.ip, now)
+                self.p2p.expect(candidate.address.ip, now, service)

@@ -103,6 +103,10 @@ class ConnectorLimits:
     """Checks and keepalives answered per host: an agent sends one request per 20 ms at most."""
     p2p_burst: float = 50.0
     """Checks answered at once per host."""
+    p2p_connections: int = 64
+    """Connections of agents of `ztna-v1` on the connector's own port."""
+    p2p_connections_per_agent: int = 4
+    """Of those, how many of one identity."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -167,25 +167,35 @@ class P2pResponder:
     keeps its host known for another 60 s. Every source host has a token bucket, and the table of hosts is bounded.
     """
 
-    __slots__ = ("_known_until", "_limiter", "_limits", "_stats", "answer_unknown")
+    __slots__ = ("_known_until", "_limiter", "_limits", "_services", "_stats", "answer_unknown")
 
     def __init__(self, limits: ConnectorLimits, stats: ConnectorStats, *, answer_unknown: bool = False) -> None:
         self._limits = limits
         self._stats = stats
         self._known_until: dict[str, float] = {}
+        self._services: dict[str, frozenset[str]] = {}
         self._limiter = SourceLimiter(limits.p2p_rate_per_s, limits.p2p_burst, max_sources=limits.p2p_hosts)
         self.answer_unknown = answer_unknown
 
-    def expect(self, host: str, now: float) -> None:
-        """Let `host` (an IP address as text) send checks; the offer that names it arrived at `now`."""
-        known = self._known_until
+    def expect(self, host: str, now: float, service: str | None = None) -> None:
+        """Let `host` (an IP address as text) send checks; the offer for `service` that names it arrived at `now`."""
+        known, services = self._known_until, self._services
+        if known.get(host, now) <= now:
+            services.pop(host, None)
         if host not in known and len(known) >= self._limits.p2p_hosts:
             for stale in [other for other, until in known.items() if until <= now]:
                 del known[stale]
+                services.pop(stale, None)
             if len(known) >= self._limits.p2p_hosts:
                 self._stats.drop_p2p_table_full += 1
                 return
         known[host] = max(known.get(host, now), now + OFFER_LIFETIME_S)
+        if service is not None:
+            services[host] = services.get(host, frozenset()) | {service}
+
+    def offered(self, host: str, now: float) -> frozenset[str]:
+        """Return the services for which an offer that still counts named `host`."""
+        return self._services.get(host, frozenset()) if self._known_until.get(host, now) > now else frozenset()
 
     def datagram_received(self, data: bytes, source: SocketAddress, now: float) -> bytes | None:
         """Return what to send back to `source` from the same socket, or None."""

@@ -55,6 +55,8 @@ class Peer:
         "outbound",
         "owner",
         "protocol",
+        "punched",
+        "punchers",
         "reach",
         "readers",
         "serving",
@@ -93,6 +95,10 @@ class Peer:
         """As connector: flows by the key of packets to the service."""
         self.inbound: dict[FlowKey, Flow] = {}
         """As connector: the same flows by the key of replies."""
+        self.punched: dict[str | None, dict[ConnId, Peer]] = {}
+        """As connector: agents with which StartPunching was exchanged, by name, None for the anonymous ones."""
+        self.punchers: dict[ConnId, Peer] = {}
+        """As agent: the connectors of which it is in `punched`."""
         self.readers: dict[int, FrameReader] = {}
         """Streams that hold an incomplete frame."""
         self.has_stream_zero = False
@@ -219,9 +225,25 @@ class Registry:
         peer.serving.pop(service.key, None)
         self._forget_if_unused(service)
 
+    def note_punching(self, agent: Peer, connector: Peer) -> None:
+        """Remember, as long as both connections live, that the two were told to send to each other directly."""
+        connector.punched.setdefault(_name(agent), {})[agent.conn] = agent
+        agent.punchers[connector.conn] = connector
+
+    def _forget_punching(self, agent: Peer, connector: Peer) -> None:
+        agent.punchers.pop(connector.conn, None)
+        agents = connector.punched.get(_name(agent), {})
+        agents.pop(agent.conn, None)
+        if not agents:
+            connector.punched.pop(_name(agent), None)
+
     def remove(self, peer: Peer) -> None:
         """Forget a connection and all its registrations."""
         del self.peers[peer.conn]
+        for connector in list(peer.punchers.values()):
+            self._forget_punching(peer, connector)
+        for agent in [agent for agents in peer.punched.values() for agent in agents.values()]:
+            self._forget_punching(agent, peer)
         for service in list(peer.reach.values()):
             self.leave(peer, service)
         for service in list(peer.standing_by.values()):
@@ -232,6 +254,10 @@ class Registry:
     def _forget_if_unused(self, service: Service) -> None:
         if service.connector is None and not service.agents and not service.standbys:
             self.services.pop(service.key, None)
+
+
+def _name(agent: Peer) -> str | None:
+    return None if agent.identity is None else agent.identity.name
 
 
 def _supersedes(peer: Peer, holder: Peer) -> bool:

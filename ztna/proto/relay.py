@@ -2,7 +2,8 @@
 
 Only whole IPv4 packets pass. An agent's packet must come from its own virtual address and go to the service that it
 names; both are judged when it opens a flow, since they are part of the flow's key. A connector's packet must belong to
-a flow. No object is made per packet but the command.
+a flow, or answer an agent that was told, on these connections, to send to it directly: agents in the field send past us
+then, but take answers from us alone. No object is made per packet but the command.
 """
 
 from collections import deque
@@ -11,7 +12,17 @@ from typing import Final
 from ztna.proto.commands import IntermediateCommand, SendDatagram
 from ztna.proto.flows import Flow, FlowTable
 from ztna.proto.limits import IntermediateLimits
-from ztna.proto.packet import FlowKey, embedded_flow_key, flow_key, fragment_key, parse_ipv4, well_formed
+from ztna.proto.packet import (
+    ICMP,
+    ICMP_ECHO_REPLY,
+    TCP,
+    FlowKey,
+    embedded_flow_key,
+    flow_key,
+    fragment_key,
+    parse_ipv4,
+    well_formed,
+)
 from ztna.proto.policy import Policy, is_unicast
 from ztna.proto.registry import Peer, Service
 from ztna.proto.stats import IntermediateStats
@@ -20,6 +31,7 @@ __all__ = ["Relay"]
 
 # How much longer than its successor a connection must have been silent to be taken for dead.
 SILENCE_S: Final = 2.0
+TCP_SYN, TCP_ACK = 0x02, 0x10
 
 
 class Relay:
@@ -90,10 +102,11 @@ class Relay:
             stats.drop_malformed += 1
             return
         key = flow_key(packet)
-        flow = connector.inbound.get(key) if key is not None else self._flow_without_key(connector, packet, now)
+        if key is None:
+            flow = self._flow_without_key(connector, packet, now)
+        else:
+            flow = connector.inbound.get(key) or self._answer_past_us(connector, packet, key, now)
         if flow is None:
-            if key is not None:
-                stats.drop_no_flow += 1
             return
         # The flag says that more fragments follow (RFC 791 s3.1).
         if packet[6] & 0x20 and (fragment := fragment_key(packet)) is not None:
@@ -187,11 +200,50 @@ class Relay:
         if quoted is None or parsed is None:
             self._stats.drop_protocol += 1
             return None
-        flow = connector.outbound.get(quoted)
-        if flow is None or parsed.destination != quoted[1]:
+        if parsed.destination != quoted[1]:
             self._stats.drop_no_flow += 1
             return None
+        return connector.outbound.get(quoted) or self._open_past_us(connector, quoted, now)
+
+    def _answer_past_us(self, connector: Peer, packet: bytes, key: FlowKey, now: float) -> Flow | None:
+        """Open a flow for a connector's answer to a packet that an agent sent it directly."""
+        if _begins(packet, key[0]):
+            self._stats.drop_no_flow += 1
+            return None
+        protocol, source, source_port, destination, destination_port = key
+        return self._open_past_us(connector, (protocol, destination, destination_port, source, source_port), now)
+
+    def _open_past_us(self, connector: Peer, key: FlowKey, now: float) -> Flow | None:
+        """Open the flow of an agent that exchanged StartPunching with the connector, if there is no doubt which."""
+        service = self._service_at(connector, key[3]) if connector.punched else None
+        agent = None if service is None else self._punched_agent(connector, service, key[1], key[3])
+        if service is None or agent is None:
+            self._stats.drop_no_flow += 1
+            return None
+        flow = self._flows.open(key, service, agent, connector, now)
+        self._stats.drop_flow_limit += flow is None
+        self._stats.flows_punched += flow is not None
         return flow
+
+    def _service_at(self, connector: Peer, address: int) -> Service | None:
+        """Return the service of a connector that speaks from an address: by policy, else its only one."""
+        service_id = self.policy.service_for_address(address)
+        if service_id is not None:
+            return connector.serving.get(service_id.encode())
+        return next(iter(connector.serving.values())) if len(connector.serving) == 1 else None
+
+    def _punched_agent(self, connector: Peer, service: Service, source: int, destination: int) -> Peer | None:
+        """Return the agent at an inner address: the one of that name, newest first, or the only one without a name."""
+        name = self.policy.agents_by_address.get(source)
+        found: Peer | None = None
+        for agent in connector.punched.get(name, {}).values():
+            if service.key not in agent.reach or self.misaddressed(agent, service, source, destination):
+                continue
+            if found is not None and name is None:
+                return None
+            if found is None or agent.epoch > found.epoch:
+                found = agent
+        return found
 
     def _service_of(self, agent: Peer, packet: bytes) -> Service | None:
         """Return the service that an agent's raw packet is for: by its address, else the only one registered."""
@@ -201,3 +253,11 @@ class Relay:
             if service_id is not None:
                 return agent.reach.get(service_id.encode())
         return next(iter(agent.reach.values())) if len(agent.reach) == 1 else None
+
+
+def _begins(packet: bytes, protocol: int) -> bool:
+    """Say whether a packet asks rather than answers, as far as its protocol tells: nobody connects to an agent."""
+    start = (packet[0] & 15) << 2
+    if protocol == ICMP:
+        return packet[start] != ICMP_ECHO_REPLY
+    return protocol == TCP and (len(packet) < start + 14 or packet[start + 13] & (TCP_SYN | TCP_ACK) == TCP_SYN)

@@ -157,6 +157,7 @@ class SignallingSessions:
             return
         if not self._count_message(session):
             return
+        self._registry.note_punching(session.agent, connector)
         # The answer itself is not forwarded: agents in the field learn the candidates from StartPunching.
         self._relay(session.agent, StartPunching(session.id, START_DELAY_MS, answer.candidates))
         self._relay(connector, StartPunching(session.id, START_DELAY_MS, session.candidates))

@@ -39,6 +39,8 @@ class IntermediateStats(Stats):
     datagrams_to_agents: int = 0
     bytes_to_agents: int = 0
     flows_opened: int = 0
+    flows_punched: int = 0
+    """Of those, opened by the answer to a packet that went past the intermediate."""
     flows_expired: int = 0
     flows_evicted: int = 0
     flows_moved: int = 0
@@ -71,7 +73,7 @@ class IntermediateStats(Stats):
     """The flow belongs to another agent."""
     drop_flow_limit: int = 0
     drop_no_flow: int = 0
-    """A connector's packet that answers nothing."""
+    """A connector's packet that answers nothing, as far as can be known here."""
     drop_agent_away: int = 0
     """A connector's packet for an agent that is reconnecting."""
     drop_fragment: int = 0

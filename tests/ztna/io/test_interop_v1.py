@@ -11,7 +11,18 @@ import pytest
 import pytest_asyncio
 
 from tests.support.certs import issue_member
-from tests.support.overlay import CA, ECHO, ECHO_IP, ECHO_PORT, HOST, HTTP, Overlay, eventually, udp_client
+from tests.support.overlay import (
+    CA,
+    ECHO,
+    ECHO_IP,
+    ECHO_PORT,
+    HOST,
+    HTTP,
+    Overlay,
+    default_policy,
+    eventually,
+    udp_client,
+)
 from tests.support.v1_peers import (
     V1Peer,
     acknowledgment,
@@ -19,11 +30,13 @@ from tests.support.v1_peers import (
     checksum,
     echo_answers,
     ipv4,
+    offer,
     routed,
     udp,
     v1_agent,
     v1_connector,
 )
+from ztna.config import ForwardConfig
 
 AGENT_SOURCE = address("100.64.0.1")
 SERVICE = address(ECHO_IP)
@@ -153,6 +166,43 @@ async def test_connector_in_the_field_serves_our_agent(tmp_path: Path) -> None:
     await overlay.crash_relay()
 
 
+async def test_both_versions_of_agent_and_connector_beside_each_other(tmp_path: Path) -> None:
+    """All four pairs through one intermediate at once; those of `ztna-v1` know nothing of ours."""
+    old, old_ip = "old-service", "100.64.0.102"
+    policy = default_policy()
+    policy["services"][old] = {"virtual_ip": old_ip}
+    policy["agents"]["agent"]["services"] = [ECHO, old]
+    leaf = issue_member(CA, "agent", "agent", ECHO, old)
+    services = [{"id": ECHO, "virtual_ip": ECHO_IP}, {"id": old, "virtual_ip": old_ip}]
+    ours = {"services": services, "cert_pem": leaf.cert_pem, "key_pem": leaf.key_pem}
+    overlay = Overlay(tmp_path, intermediate=ANONYMOUS, agent=ours, policy=policy)
+    overlay.forwards = tuple(
+        ForwardConfig(protocol="udp", listen=(HOST, 0), service=service, port=ECHO_PORT) for service in (ECHO, old)
+    )
+    await overlay.backends.start()
+    await overlay.start_relay()
+    await overlay.start_connector()
+    async with (
+        v1_connector(HOST, overlay.relay_port, old, echo_answers) as connector,
+        v1_agent(HOST, overlay.relay_port) as peer,
+    ):
+        await overlay.start_agent()
+        await registered_agent(peer, ECHO, old)
+        assert {overlay.agent.uplink.peer.alpn, overlay.connector.uplink.peer.alpn} == {"ztna-v2"}  # type: ignore[union-attr]
+        for service, at in ((ECHO, SERVICE), (old, address(old_ip))):
+            peer.send(routed(service, udp(AGENT_SOURCE, 12345, at, ECHO_PORT, service.encode())))
+            answer = await peer.next_packet()
+            assert (answer[12:20], answer[28:]) == (at + AGENT_SOURCE, service.encode())
+            with udp_client(overlay.forward("udp", service)) as client:
+                assert await client.echo(service.encode()) == service.encode()
+        # Of its two pairs only that of ours on both sides has a session.
+        await eventually(lambda: [row["services"] for row in overlay.agent.status()["sessions"]] == [[ECHO]])
+        assert overlay.relay.status()["services"][old] == {"connector": "anonymous", "agents": 2}
+        assert connector.packets.empty()
+        assert peer.packets.empty()
+    await overlay.__aexit__(None, None, None)
+
+
 async def test_our_connector_answers_an_offer_with_start_punching_to_the_agent(overlay: Overlay) -> None:
     async with v1_agent(HOST, overlay.relay_port) as peer:
         await registered_agent(peer, ECHO)
@@ -161,15 +211,6 @@ async def test_our_connector_answers_an_offer_with_start_punching_to_the_agent(o
         assert stream == 0
         length, tag, session, delay_ms = struct.unpack("<4s I Q Q", data[:24])
         assert (int.from_bytes(length, "big"), tag, session, delay_ms) == (len(data) - 4, 2, 7, 100)
-
-
-def offer(session: int, service: str, candidate: tuple[str, int]) -> bytes:
-    """CandidateOffer with one host candidate, as section 2.3 lays it out."""
-    host, port = candidate
-    name = f"host_{host}".encode()
-    body = struct.pack("<IQQ", 0, session, len(service)) + service.encode() + struct.pack("<Q", 1)
-    body += struct.pack("<II4sH", 0, 0, address(host), port) + struct.pack("<IQ", 0x7EFFFFFF, len(name)) + name + b"\0"
-    return body
 
 
 KEEPALIVE, KEEPALIVE_ANSWER = bytes.fromhex("5a100000002a"), bytes.fromhex("5a110000002a")
