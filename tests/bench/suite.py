@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.lab.rungs import Rung, detect
-from tests.bench import deploy, direct, faults, path, relay, sessions
+from tests.bench import cores, deploy, direct, faults, path, relay, sessions
 from tests.bench.model import Outcome, Row, busy_share, conditions, cpu_times
 from tests.support.bed import AGENT, Bed
 
@@ -34,8 +34,9 @@ OWN_RIG: dict[str, Callable[..., tuple[list[Row], dict[str, Any]]]] = {
     "direct": direct.measure,
 }
 """Groups that make namespaces of their own, for which it takes root."""
+IN_MEMORY: dict[str, Callable[..., tuple[list[Row], dict[str, Any]]]] = {"cores": cores.measure}
 DEPLOY = "deploy"
-NAMES = (*PLAIN, *LOSSY, *OWN_RIG, DEPLOY)
+NAMES = (*PLAIN, *LOSSY, *OWN_RIG, *IN_MEMORY, DEPLOY)
 OUTPUT = Path("build/bench")
 
 _QUIET_SHARE = 0.15
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _with_bed(
             outcome, {name: LOSSY[name] for name in LOSSY if name in wanted}, Path(directory) / "loss", faults.LOSS
         )
-        for name, measure in OWN_RIG.items():
+        for name, measure in (OWN_RIG | IN_MEMORY).items():
             if name in wanted:
                 _measure(outcome, name, lambda measure=measure: measure(quick=arguments.quick))  # type: ignore[misc]
         if DEPLOY in wanted:

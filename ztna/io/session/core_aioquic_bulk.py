@@ -14,6 +14,7 @@ from aioquic.quic.connection import (
     QuicConnectionError,
     QuicConnectionState,
 )
+from aioquic.quic.events import StreamDataReceived
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicPacketType, QuicStreamFrame
 from aioquic.quic.packet_builder import QuicPacketBuilder, QuicSentPacket
 from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketSpace
@@ -172,19 +173,26 @@ class BulkConnection(GuardedConnection):
 
     def _take_stream_frame(self, stream_id: int, offset: int, fin: bool, data: bytes) -> None:
         """What aioquic does with a STREAM frame (`_handle_stream_frame`)."""
-        self._assert_stream_can_receive(QuicFrameType.STREAM_BASE, stream_id)
-        stream = self._get_or_create_stream(QuicFrameType.STREAM_BASE, stream_id)
-        end, receiver = offset + len(data), stream.receiver
+        stream = self._streams.get(stream_id)
+        if stream is None or stream_id & 2:
+            self._assert_stream_can_receive(QuicFrameType.STREAM_BASE, stream_id)
+            stream = self._get_or_create_stream(QuicFrameType.STREAM_BASE, stream_id)
+        end, receiver, limit = offset + len(data), stream.receiver, self._local_max_data
         fresh = max(0, end - receiver.highest_offset)
-        if end > stream.max_stream_data_local or self._local_max_data.used + fresh > self._local_max_data.value:
+        if end > stream.max_stream_data_local or limit.used + fresh > limit.value:
             raise QuicConnectionError(QuicErrorCode.FLOW_CONTROL_ERROR, QuicFrameType.STREAM_BASE, "Over a data limit")
+        limit.used += fresh
+        plain = data and not (fin or receiver._buffer or receiver._final_size is not None or receiver.is_finished)
+        if plain and offset == receiver._buffer_start:
+            receiver._buffer_start = receiver.highest_offset = end
+            self._events.append(StreamDataReceived(data, False, stream_id))
+            return
         try:
             event = receiver.handle_frame(QuicStreamFrame(data=data, fin=fin, offset=offset))
         except FinalSizeError as exc:
             raise QuicConnectionError(QuicErrorCode.FINAL_SIZE_ERROR, QuicFrameType.STREAM_BASE, str(exc)) from exc
         if event is not None:
             self._events.append(event)
-        self._local_max_data.used += fresh
         self._check_gaps(stream)
 
     def _idle_timeout(self) -> float:

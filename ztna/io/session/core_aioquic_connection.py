@@ -12,7 +12,7 @@ from aioquic.quic.packet_builder import QuicPacketBuilder, QuicSentPacket
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 
-from ztna.io.quic_parts import SizeAwareReno
+from ztna.io.quic_parts import MIN_UDP_PAYLOAD, SizeAwareReno
 from ztna.io.quic_types import ConnectionLimits
 from ztna.io.session.core_aioquic_bulk import BulkConnection
 from ztna.io.session.core_base import MAX_WINDOW_BYTES
@@ -32,10 +32,23 @@ class SessionReno(SizeAwareReno):
         self.lost = 0
 
     def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
-        """The window grows, up to what no path here fills."""
-        super().on_packet_acked(now=now, packet=packet)
-        if self.congestion_window > MAX_WINDOW_BYTES:
-            self.congestion_window = MAX_WINDOW_BYTES
+        """What the base classes do, in one call, up to a window that no path here fills."""
+        size = packet.sent_bytes
+        if size > MIN_UDP_PAYLOAD:
+            self.large_lost = 0
+        elif self.large_lost:
+            self.small_passed = True
+        self.bytes_in_flight -= size
+        window = self.congestion_window
+        if (packet.sent_time or 0.0) <= self._congestion_recovery_start_time or window >= MAX_WINDOW_BYTES:
+            return
+        if self.ssthresh is None or window < self.ssthresh:
+            self.congestion_window = window + size
+            return
+        self._congestion_stash += size
+        if self._congestion_stash >= window:
+            self._congestion_stash -= window
+            self.congestion_window = window + self._max_datagram_size
 
     def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
         """A congestion event, if some of the packets were sent on the present path."""

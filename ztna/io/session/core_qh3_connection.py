@@ -31,7 +31,9 @@ from ztna.io.session.core_qh3_tls import (
 CID_BYTES: Final = 8
 CRYPTO_PIECE: Final = 900
 MIN_INITIAL_CID_BYTES: Final = 8
-INITIAL_RTT_S: Final = 0.333
+INITIAL_RTT_S: Final = 0.1
+"""As aioquic has it: a first time-out after 200 ms, so that a lossy handshake does not wait for seconds."""
+
 PEER: Final = ("fd00::1", 1)
 """What the native core takes for the peer's address; it sizes probes for IPv6 by it."""
 
