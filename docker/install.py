@@ -19,6 +19,8 @@ BACKEND = ("httpbin", "waitress")
 UV = ("/uv/bin/uv",) if Path("/uv/bin/uv").exists() else ("uv",)
 UNUSED = ("bin", "tests", "test", "*.pyi", "*.c", "*.pyx", "*.h", "py.typed")
 """What wheels bring and nothing imports."""
+LEXERS = ("__init__.py", "_mapping.py", "python.py")
+"""Of Pygments, which rich imports to show tracebacks: the 260 other languages are 7 MB with their bytecode."""
 
 
 def requirements(kind: str, pyproject: Path = Path("pyproject.toml")) -> str:
@@ -78,6 +80,9 @@ def tidy(target: Path) -> None:
                 shutil.rmtree(path)
             elif path.exists():
                 path.unlink()
+    for path in sorted(target.glob("pygments/lexers/*.py")):
+        if path.name not in LEXERS:
+            path.unlink()
     for record in target.glob("*.dist-info/RECORD"):
         record.unlink()  # it lists what was removed, and the order of installation
     os.environ["PYTHONHASHSEED"] = "0"

@@ -207,6 +207,16 @@ def test_requirements_are_the_locks_with_hashes(kind: str, inside: set[str], out
         assert "--hash=sha256:" in rest
 
 
+def test_of_all_lexers_the_one_for_tracebacks_is_kept(tmp_path: Path) -> None:
+    lexers = tmp_path / "pygments" / "lexers"
+    lexers.mkdir(parents=True)
+    for name in ("__init__", "_mapping", "python", "cobol", "_php_builtins"):
+        (lexers / f"{name}.py").write_text("x = 1\n")
+    load("install").tidy(tmp_path)
+    assert {path.stem for path in lexers.glob("*.py")} == {"__init__", "_mapping", "python"}
+    assert len(list(lexers.glob("__pycache__/*.pyc"))) == 3
+
+
 def test_a_backend_has_everything_that_it_depends_on() -> None:
     """What is left out of the export goes with its own dependencies: nothing of httpbin's may be among it."""
     install = load("install")
