@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.core_pair import PKI, SERVER_URI, Pair, Weather, both, send_all
 from ztna.io.certs import load_anchors, verify_server
+from ztna.io.session import core_base
 from ztna.io.session.core import (
     PayloadLimit,
     SessionLimits,
@@ -306,3 +307,21 @@ def test_a_path_that_comes_to_swallow_large_packets(names: tuple[str, str]) -> N
         assert side.core.stats.payload_shrunk == 1
         late = [data for data in pair.other(side).datagrams[-20:] if len(data) > 1000]
         assert late
+
+
+def test_keys_are_changed_on_the_way(names: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_base, "REKEY_PACKETS", 300)
+    pair = Pair(*names)
+    for side in (pair.client, pair.server):
+        monkeypatch.setattr(side.core, "_rekey_at", 300)
+    pair.handshake()
+    sent = 0
+    for _ in range(150):
+        for side in (pair.client, pair.server):
+            for _ in range(10):
+                sent += side.core.send_datagram(bytes(1000))
+        pair.run(0.06)
+    assert pair.client.core.stats.packets_sent > 4 * 300
+    assert len(pair.client.datagrams) + len(pair.server.datagrams) == sent
+    assert send_all(pair, True, bytes(300_000), within_s=20) == bytes(300_000)
+    assert pair.client.core.stats.packet_errors == pair.server.core.stats.packet_errors == 0
