@@ -69,8 +69,9 @@ class UserMode:
         self.forwards: SessionForwards | None = None
         if agent.sessions is not None:
             self.forwards = SessionForwards(
-                agent.sessions, loop=agent.loop, clock=agent.clock, on_unreachable=self._unreachable
-            )
+                agent.sessions, loop=agent.loop, clock=agent.clock, on_unreachable=self._unreachable,
+                limits=agent.stack_limits,
+            )  # fmt: skip
         try:
             for forward in forwards:
                 self._listeners.append((forward, listen(forward)))

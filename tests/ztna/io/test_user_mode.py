@@ -82,8 +82,10 @@ async def test_flows_over_the_limit_are_dropped_and_counted_and_expire(tmp_path:
         with udp_client(overlay.forward("udp")) as first, udp_client(overlay.forward("udp")) as second:
             assert await first.echo(b"one") == b"one"
             second.send(b"two")
-            await eventually(lambda: overlay.user.counters.dropped_flow_limit == 1)
-            await eventually(lambda: overlay.user.stack.udp_flows == 0)
+            forwards = overlay.user.forwards
+            assert forwards is not None
+            await eventually(lambda: forwards.counters.dropped_flow_limit == 1)
+            await eventually(lambda: forwards.udp_flows == 0)
             assert await second.echo(b"two") == b"two"
 
 

@@ -18,6 +18,7 @@ from ztna.io.session.flows import CONTROL_STREAM, send_flow_payload
 from ztna.io.session.session import Session
 from ztna.io.udp import Address
 from ztna.proto.end_to_end import CloseUdp, OpenUdp, encode_message
+from ztna.proto.gateway_types import GatewayLimits
 
 WAIT_S: Final = 10.0
 MAX_WAITING: Final = 256
@@ -67,6 +68,7 @@ class SessionForwards:
 
     Args:
         on_unreachable: told when a flow's backend refused or cannot be reached.
+        limits: of the agent's configuration; flows idle no longer than FLOW_IDLE_S, after which connectors forget them.
     """
 
     def __init__(
@@ -76,12 +78,14 @@ class SessionForwards:
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float],
         on_unreachable: Callable[[], None],
+        limits: GatewayLimits,
     ) -> None:
         self.counters = ForwardCounters()
         self._sessions = sessions
         self._loop = loop
         self._clock = clock
         self._on_unreachable = on_unreachable
+        self._limits = limits
         self._waiting: deque[tuple[float, socket.socket, str, int]] = deque()
         self._flows: OrderedDict[int, _Flow] = OrderedDict()
         self._by_key: dict[tuple[int, Address], _Flow] = {}
@@ -100,6 +104,8 @@ class SessionForwards:
 
     def adopt(self, sock: socket.socket, service: str, port: int) -> bool:
         """Take an accepted, non-blocking socket; False (and it stays the caller's) if there are too many."""
+        if self._tcp_open() >= self._limits.tcp_sessions:
+            return False
         session = self._sessions.session_for(service)
         if session is not None:
             return self._stream(session, sock, service, port)
@@ -109,6 +115,10 @@ class SessionForwards:
         self._waiting.append((self._clock() + WAIT_S, sock, service, port))
         self._schedule()
         return True
+
+    def _tcp_open(self) -> int:
+        streams = (len(self._sessions.streams_of(session)) for session in self._sessions.sessions)
+        return len(self._waiting) + sum(streams)
 
     def _stream(self, session: Session, sock: socket.socket, service: str, port: int) -> bool:
         taken = self._sessions.streams_of(session).adopt(sock, service, port)
@@ -131,7 +141,7 @@ class SessionForwards:
             self._send(flow, session, data)
 
     def _open(self, listener: socket.socket, client: Address, service: str, port: int) -> _Flow | None:
-        if len(self._flows) >= MAX_FLOWS:
+        if len(self._flows) >= min(MAX_FLOWS, self._limits.udp_flows):
             return None
         self._last_flow = (self._last_flow + 1) & 0xFFFFFFFF
         flow = _Flow(self._last_flow, listener, client, service, port)
@@ -221,7 +231,7 @@ class SessionForwards:
                 self._waiting.append(waiting)
         while self._flows:
             flow = next(iter(self._flows.values()))
-            if now < flow.active_at + FLOW_IDLE_S:
+            if now < flow.active_at + min(FLOW_IDLE_S, self._limits.udp_idle_s):
                 break
             del self._flows[flow.id], self._by_key[flow.key]
             if flow.session is not None and flow.session.ready and flow.session.core.writable(CONTROL_STREAM) > 0:

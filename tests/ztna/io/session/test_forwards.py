@@ -11,6 +11,7 @@ from ztna.io.session import forwards as module
 from ztna.io.session.flows import CONTROL_STREAM
 from ztna.io.session.forwards import FLOW_IDLE_S, FLOW_WAITING, MAX_FLOWS, MAX_WAITING, WAIT_S, SessionForwards
 from ztna.proto.end_to_end import CloseUdp, FrameBuffer, OpenUdp, UdpPayload, decode_message, split_flow_datagram
+from ztna.proto.gateway_types import GatewayLimits
 
 SERVICE, PORT = "echo-service", 9999
 
@@ -61,11 +62,18 @@ class Sessions:
         self.full = False
         self.routes = self
 
+    @property
+    def sessions(self) -> list[Any]:
+        return [self.session] if self.session is not None else []
+
     def session_for(self, service: str) -> Any:
         return self.session
 
     def streams_of(self, session: Any) -> Any:
         return self
+
+    def __len__(self) -> int:
+        return len(self.adopted)
 
     def adopt(self, sock: socket.socket, service: str, port: int) -> bool:
         if not self.full:
@@ -86,6 +94,7 @@ class Rig:
         self.forwards = SessionForwards(
             self.sessions,  # type: ignore[arg-type]
             loop=asyncio.get_running_loop(), clock=lambda: self.now, on_unreachable=self._count,
+            limits=GatewayLimits(udp_flows=100, tcp_sessions=3),
         )  # fmt: skip
         self.sockets: list[socket.socket] = []
         self.listener, self.client = self.udp(), self.udp()
@@ -174,6 +183,11 @@ async def test_only_so_many_clients_wait(rig: Rig, monkeypatch: pytest.MonkeyPat
     rig.sessions.session = FakeSession()
     assert rig.forwards.adopt(theirs, SERVICE, PORT), "who need not wait is not counted"
     ours.close()
+
+
+async def test_connections_are_as_many_as_configured(rig: Rig) -> None:
+    rig.sessions.session = FakeSession()
+    assert [rig.forwards.adopt(rig.tcp()[1], SERVICE, PORT) for _ in range(4)] == [True, True, True, False]
 
 
 async def test_closing_resets_who_waits(rig: Rig) -> None:
