@@ -192,8 +192,7 @@ class Session:
         """Datagrams arrived by a socket."""
         if self.closed:
             return
-        now = self._clock()
-        packets: list[bytes] = []
+        now, packets = self._clock(), list[bytes]()
         for source, run in batch:
             quic = [data for data in run if data and data[0] & QUIC_BITS]
             if len(quic) != len(run):
@@ -361,8 +360,7 @@ class Session:
                 self._answer_at = at
             if now < self._answer_at:
                 return True
-        self._unanswered = 0
-        self._answer_at = None
+        self._unanswered, self._answer_at = 0, None
         return False
 
     # time
