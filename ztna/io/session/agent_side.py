@@ -10,8 +10,8 @@ old one once it is ready, so that nothing is sent into the void meanwhile.
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from ztna.config_reader import ConfigError
 from ztna.io import certs
@@ -33,6 +33,7 @@ from ztna.io.session.routes import Service, ServiceRoutes
 from ztna.io.session.session import Session
 from ztna.io.session.session_parts import SessionSettings
 from ztna.io.session.session_types import UNFINISHED_CHECKSUMS, AgentSessionCounters, ControlPlane, Local
+from ztna.io.session.side import SessionSide
 from ztna.io.session.streams import StreamTable
 from ztna.proto.control.events import (
     ControlUp,
@@ -51,8 +52,7 @@ from ztna.proto.end_to_end import (
     split_flow_datagram,
 )
 from ztna.proto.errors import WireError
-from ztna.proto.paths.candidates import Candidate
-from ztna.proto.paths.path_types import NatSeen, PathConfig, PathSelected
+from ztna.proto.paths.path_types import PathConfig
 from ztna.proto.paths.stun_types import Endpoint
 
 HELLO_STREAM: Final = 0
@@ -61,7 +61,7 @@ MAX_SESSIONS: Final = 64
 LINGER_S: Final = 1.0
 
 
-class AgentSessions:
+class AgentSessions(SessionSide[ControlPlane]):
     """See the module.
 
     Args:
@@ -89,13 +89,13 @@ class AgentSessions:
         bind_addr: str = "0.0.0.0",
         too_large: Callable[[bytes, int], None],
     ) -> None:
+        super().__init__(control)
         self.counters = AgentSessionCounters()
         self.routes = ServiceRoutes(services, virtual_ip, counters=self.counters, clock=clock, too_large=too_large)
         self.services = self.routes.services
         self._stack = stack
         self._anchors = anchors
         self._credentials = credentials
-        self._control = control
         self._local = local
         self._loop = loop
         self._clock = clock
@@ -399,18 +399,6 @@ class AgentSessions:
         """Let the local side answer within the batch."""
         self._local.batch_ended()
 
-    def session_signal(self, session: Session, candidates: Sequence[Candidate], end: bool) -> None:
-        """Trickle our candidates."""
-        self._control.send_candidates(session.id, candidates, end)
-
-    def session_nat(self, session: Session, seen: NatSeen) -> None:
-        """Tell the peer what our NAT does."""
-        self._control.nat_report(session.id, seen.mapping, seen.filtering, seen.allocation)
-
-    def session_path(self, session: Session, selected: PathSelected) -> None:
-        """Tell the intermediate: it is one of the witnesses."""
-        self._control.path_report(session.id, selected, session.rtt_s, session.core.loss)
-
     def session_closed(self, session: Session, reason: str) -> None:
         """Forget the session; its services ask for another one."""
         self._sessions.pop(session.id, None)
@@ -441,7 +429,3 @@ class AgentSessions:
         if not waiting:
             return None
         return f"waiting for a session with {waiting[0].connector} for {', '.join(service.id for service in waiting)}"
-
-    def status(self) -> list[dict[str, Any]]:
-        """The sessions of /status."""
-        return [session.status() for session in self._sessions.values()]

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Address
-from typing import Any, Final
+from typing import Final
 
 from ztna.io import certs
 from ztna.io.logs import Logger
@@ -29,10 +29,11 @@ from ztna.io.session.core import (
 )
 from ztna.io.session.flows import FlowSockets
 from ztna.io.session.listener import Listener
-from ztna.io.session.served import ServedSession
+from ztna.io.session.served import ServedSession, forwarded, open_flows
 from ztna.io.session.session import Session
 from ztna.io.session.session_parts import SessionSettings
 from ztna.io.session.session_types import UNFINISHED_CHECKSUMS, Accepting, AgentTraffic, ConnectorSessionCounters
+from ztna.io.session.side import SessionSide
 from ztna.io.session.streams import StreamTable
 from ztna.io.session.unconfirmed import Unconfirmed
 from ztna.proto.control.events import (
@@ -54,8 +55,7 @@ from ztna.proto.errors import WireError
 from ztna.proto.gateway_context import ServiceTable
 from ztna.proto.gateway_types import GatewayService
 from ztna.proto.packet import TCP, UDP
-from ztna.proto.paths.candidates import Candidate
-from ztna.proto.paths.path_types import NatSeen, PathConfig, PathSelected
+from ztna.proto.paths.path_types import PathConfig, PathSelected
 from ztna.proto.paths.stun_types import Endpoint
 
 HELLO_STREAM: Final = 0
@@ -64,7 +64,7 @@ MAX_SESSIONS_PER_AGENT: Final = 4
 NONCE_BYTES: Final = 32
 
 
-class ConnectorSessions:
+class ConnectorSessions(SessionSide[Accepting]):
     """See the module.
 
     Args:
@@ -93,13 +93,13 @@ class ConnectorSessions:
         bind_addr: str = "0.0.0.0",
         listener: Listener | None = None,
     ) -> None:
+        super().__init__(control)
         self.counters = ConnectorSessionCounters()
         self._services = {service.id: service for service in services}
         self._table = ServiceTable(services)
         self._stack = stack
         self._anchors = anchors
         self._credentials = credentials
-        self._control = control
         self._names = names
         self._make_traffic = traffic
         self._may_reach = may_reach
@@ -396,18 +396,6 @@ class ConnectorSessions:
         if traffic is not None and traffic.session is session:
             traffic.drain()
 
-    def session_signal(self, session: Session, candidates: Sequence[Candidate], end: bool) -> None:
-        """Trickle our candidates."""
-        self._control.send_candidates(session.id, candidates, end)
-
-    def session_nat(self, session: Session, seen: NatSeen) -> None:
-        """Tell the peer what our NAT does."""
-        self._control.nat_report(session.id, seen.mapping, seen.filtering, seen.allocation)
-
-    def session_path(self, session: Session, selected: PathSelected) -> None:
-        """Tell the intermediate: it is one of the witnesses."""
-        self._control.path_report(session.id, selected, session.rtt_s, session.core.loss)
-
     def session_closed(self, session: Session, reason: str) -> None:
         """Forget the session; the agent's flows wait a while for its next one."""
         state = self._states.pop(session.id, None)
@@ -430,28 +418,8 @@ class ConnectorSessions:
 
     def open_flows(self) -> dict[str, int]:
         """UDP flows and TCP connections open now."""
-        udp = sum(len(state.flows) for state in self._states.values() if state.flows is not None)
-        tcp = sum(len(state.streams) for state in self._states.values() if state.streams is not None)
-        for traffic in self._traffic.values():
-            more_udp, more_tcp = traffic.open_flows
-            udp, tcp = udp + more_udp, tcp + more_tcp
-        return {"udp": udp, "tcp": tcp}
+        return open_flows(self._states.values(), self._traffic.values())
 
     def forwarded(self) -> tuple[int, int]:
         """Packets of agents to backends, and payload bytes both ways, of the sessions that are there now."""
-        packets = size = 0
-        for state in self._states.values():
-            if state.streams is not None:
-                tcp = state.streams.sockets.counters
-                size += tcp.bytes_sent + tcp.bytes_received
-            if state.flows is not None:
-                packets += state.flows.counters.to_backend
-                size += state.flows.counters.bytes
-        for traffic in self._traffic.values():
-            more_packets, more_bytes = traffic.forwarded
-            packets, size = packets + more_packets, size + more_bytes
-        return packets, size
-
-    def status(self) -> list[dict[str, Any]]:
-        """The sessions of /status."""
-        return [state.session.status() for state in self._states.values()]
+        return forwarded(self._states.values(), self._traffic.values())
