@@ -185,9 +185,7 @@ class UdpSocket:
         """Read what is waiting, at most about `max_packets` datagrams, splitting what GRO had joined. Never raises."""
         return [(data, source) for source, run in self.receive_runs(max_packets, max_reads) for data in run]
 
-    def receive_runs(
-        self, max_packets: int = DEFAULT_BATCH_PACKETS, max_reads: int = DEFAULT_BATCH_READS
-    ) -> list[Run]:
+    def receive_runs(self, max_packets: int = DEFAULT_BATCH_PACKETS, max_reads: int = DEFAULT_BATCH_READS) -> list[Run]:
         """What `receive` returns, by source."""
         counters = self.counters
         recvmsg = self._socket.recvmsg
