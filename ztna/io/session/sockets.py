@@ -30,7 +30,8 @@ class SessionSockets:
     """Opens the sockets and names them by index: 0 is IPv4, 1 is IPv6, from 2 on are extra IPv4 ones.
 
     Args:
-        bind_addr: the IPv4 address to bind; a definite one keeps the session to it, without IPv6.
+        bind_addr: the IPv4 address to bind; a definite one keeps the session to it, without IPv6. The wildcard of
+            either family asks for both.
 
     Raises:
         UdpBindError: no IPv4 socket can be had.
@@ -39,6 +40,7 @@ class SessionSockets:
     def __init__(self, loop: asyncio.AbstractEventLoop, on_batch: OnBatch, *, bind_addr: str = ANY[IPV4]) -> None:
         self._loop = loop
         self._on_batch = on_batch
+        bind_addr = ANY[IPV4] if bind_addr == ANY[IPV6] else bind_addr
         self._bind_addr = bind_addr
         self._sockets: dict[int, UdpSocket] = {}
         self._shared: set[int] = set()

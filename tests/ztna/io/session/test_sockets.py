@@ -4,7 +4,7 @@ import ipaddress
 import pytest
 
 from tests.support.overlay import HOST, eventually
-from ztna.io.session.sockets import FIRST_EXTRA, IPV4, IPV6, SessionSockets, interface_addresses
+from ztna.io.session.sockets import FIRST_EXTRA, IPV4, IPV6, SessionSockets, has_ipv6, interface_addresses
 from ztna.io.udp import Run
 from ztna.proto.paths.stun_types import Endpoint
 
@@ -41,6 +41,14 @@ async def test_host_candidates_are_addresses_of_this_host_that_others_may_reach(
         assert not (address.is_unspecified)
         assert address.version == (6 if index == IPV6 else 4)
         assert endpoint.port == sockets.port(index)
+    sockets.close()
+
+
+@pytest.mark.parametrize("wildcard", ["0.0.0.0", "::"])
+async def test_the_wildcard_of_either_family_opens_both(wildcard: str) -> None:
+    sockets = SessionSockets(asyncio.get_running_loop(), lambda *_: None, bind_addr=wildcard)
+    assert sockets.local_address(IPV4).startswith("0.0.0.0:")
+    assert sockets.local_address(IPV6).startswith("[::]:") is has_ipv6()
     sockets.close()
 
 
