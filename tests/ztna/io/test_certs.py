@@ -148,4 +148,4 @@ def test_server_use_is_judged_apart(ca: Issued) -> None:
     anchors = certs.load_anchors(ca.pem())
     assert certs.verify_server([issue_server(ca).der], anchors).dns_names == ("ztna-server",)
     with pytest.raises(PeerRejected):
-        certs.verify_server([issue_member(ca, "connector", "imposter").der], anchors)
+        certs.verify_server([issue_member(ca, "agent", "imposter").der], anchors)
