@@ -1,9 +1,12 @@
 """Demonstrations on a stack that is up: `ztna demo fallback`."""
 
+import contextlib
 import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
+import msgspec
 import typer
 
 from infra.cli_common import (
@@ -17,11 +20,50 @@ from infra.cli_common import (
     stack_outputs,
     user_errors,
 )
+from infra.outputs import StackOutputs
 
 if TYPE_CHECKING:
     from infra.verify.fallback import Course
+    from infra.verify.held import Held
 
 app = typer.Typer(help="Show what the overlay does when something happens to the network.", no_args_is_help=True)
+
+
+Nats = Literal["as-is", "double"]
+_HELD_LIMIT_S = 180.0
+
+
+def check_nat(value: str) -> str:
+    """Return a variant's name or raise the usage error that lists those there are."""
+    if value not in get_args(Nats):
+        raise typer.BadParameter(f"{value!r} is no variant; choose {', '.join(get_args(Nats))}")
+    return value
+
+
+def doubled(outputs: StackOutputs) -> "list[Held]":
+    """Return the changes that put a carrier's NAT outside each home router of the lab; they undo themselves.
+
+    Raises:
+        CliFailure: the stack has no routers of the lab to change.
+    """
+    from infra.lab.nat import preset
+    from infra.lab.topology import Router
+    from infra.verify.held import Held
+
+    routers = [Router.from_spec(spec) for spec in outputs.topology.get("routers", []) if spec.get("nat")]
+    if not routers:
+        raise CliFailure(f"--nat double changes routers of the lab, and stack {outputs.stack!r} has none")
+    command = (sys.executable, "-m", "infra.lab", "router", "--run", outputs.run)
+    return [
+        Held(
+            router.name,
+            (),
+            (*command, json.dumps(msgspec.structs.replace(router, nat=preset("cgnat")).to_spec())),
+            (*command, json.dumps(router.to_spec())),
+            limit_s=_HELD_LIMIT_S,
+        )
+        for router in routers
+    ]
 
 
 @app.callback()
@@ -35,6 +77,14 @@ def fallback(
     engine: EngineOption = "auto",
     agent: Annotated[str | None, typer.Option(help="Name of the agent; the first when left out.")] = None,
     service: Annotated[str, typer.Option(help="A service that echoes UDP.")] = "echo-service",
+    nat: Annotated[
+        str,
+        typer.Option(
+            help="as-is, or double: a carrier's NAT in front of both homes meanwhile (the lab alone).",
+            callback=check_nat,
+            autocompletion=lambda: list(get_args(Nats)),
+        ),
+    ] = "as-is",
     as_json: JsonOption = False,
 ) -> None:
     """Cut the direct path while echoes flow, mend it, and draw what happened.
@@ -59,7 +109,10 @@ def fallback(
             typer.echo(f"  {text}", err=as_json)
 
         try:
-            course = run_fallback(Context(reduced), reduced.service(service), on_step=say)
+            with contextlib.ExitStack() as stack_of_nats:
+                for change in doubled(outputs) if nat == "double" else ():
+                    say(f"a carrier's NAT outside {stack_of_nats.enter_context(change).name}")
+                course = run_fallback(Context(reduced), reduced.service(service), on_step=say)
         except VerifyError as error:
             raise CliFailure(str(error), ExitCode.FAILED) from error
         directory = project_dir() / REPORTS_DIR / outputs.stack

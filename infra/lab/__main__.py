@@ -1,7 +1,7 @@
 """Access to a lab from the shell: `python -m infra.lab exec --run lab agent -- ping 172.20.0.2`.
 
-Commands: exec, start, stop, kill, restart, list, reap. Exit codes: 0 done, 1 the lab cannot (the reason is on standard
-error), 2 wrong usage; `exec` ends as its command does.
+Commands: exec, start, stop, kill, restart, router, list, reap. Exit codes: 0 done, 1 the lab cannot (the reason is on
+standard error), 2 wrong usage; `exec` ends as its command does.
 """
 
 import argparse
@@ -32,6 +32,8 @@ def _parser() -> argparse.ArgumentParser:
         sub = command(name, text)
         sub.add_argument("host")
         sub.add_argument("process")
+    router = command("router", "Bring a router to a specification (JSON, as in the topology of a stack's outputs).")
+    router.add_argument("spec")
     command("list", "Show runs, hosts and daemons as JSON.", run=False)
     command("reap", "Remove runs whose owner died; with --run, that run, whoever owns it.", run=False)
     return parser
@@ -59,6 +61,16 @@ def _control(arguments: argparse.Namespace) -> int:
     lab = Lab(arguments.run)
     lab.require_process(arguments.host, arguments.process)
     getattr(lab, arguments.command)(arguments.host, arguments.process)
+    return 0
+
+
+def _router(arguments: argparse.Namespace) -> int:
+    from infra.lab.runtime import Lab
+    from infra.lab.topology import Router
+
+    lab = Lab(arguments.run, persistent=True)
+    lab.record()
+    lab.ensure_router(Router.from_spec(json.loads(arguments.spec)))
     return 0
 
 
@@ -111,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     from infra.lab.errors import LabError
 
     arguments = _parser().parse_args(argv)
-    handler = {"exec": _exec, "list": _list, "reap": _reap}.get(arguments.command, _control)
+    handler = {"exec": _exec, "list": _list, "reap": _reap, "router": _router}.get(arguments.command, _control)
     try:
         return handler(arguments)
     except (LabError, ValueError) as error:

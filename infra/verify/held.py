@@ -43,7 +43,7 @@ class Held:
     def __init__(
         self, what: str, prefix: Sequence[str], make: Sequence[str], undo: Sequence[str], *, limit_s: float
     ) -> None:
-        self._what = what
+        self._what = self.name = what
         made, undone = shlex.join(make), shlex.join(undo)
         script = (
             'trap "" INT HUP TERM\n'

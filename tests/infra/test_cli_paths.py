@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from infra import cli, cli_access, cli_paths
-from infra.cli_common import ExitCode
+from infra import cli, cli_access, cli_demo, cli_paths
+from infra.cli_common import CliFailure, ExitCode
 from infra.outputs import OutputsError, StackOutputs
 from infra.verify import context as verify_context
 from infra.verify import places, prove
@@ -176,3 +176,31 @@ def test_a_page_that_is_no_page_is_an_unreachable_role() -> None:
     page = status_page(silent, "connector")
     assert page["state"] == "unreachable"
     assert "no route to host" in page["error"]
+
+
+# demo
+
+
+ROUTER = {
+    "name": "nat-agent",
+    "inside": [{"segment": "agent-lan", "address": "172.21.0.1/24"}],
+    "outside": {"segment": "public", "address": "172.20.0.21/24"},
+    "nat": [{"mapping": "endpoint-independent"}],
+}
+
+
+def test_a_carriers_nat_is_put_outside_each_home_and_taken_away_again() -> None:
+    plain = {**ROUTER, "name": "plain", "nat": []}
+    (change,) = cli_demo.doubled(outputs(topology={"routers": [ROUTER, plain]}))
+    script = change._argv[-1]
+    assert change.name == "nat-agent"
+    assert script.count("infra.lab router --run r1") == 2
+    assert script.index('"hairpin": true') < script.index("timeout 180") < script.rindex('"nat": [{')
+    with pytest.raises(CliFailure, match="has none"):
+        cli_demo.doubled(outputs(topology={}))
+
+
+def test_variants_of_the_demo_are_checked() -> None:
+    result = ztna("demo", "fallback", "--nat", "triple")
+    assert result.exit_code == ExitCode.USAGE
+    assert "as-is, double" in result.stderr

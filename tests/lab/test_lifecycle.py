@@ -344,6 +344,13 @@ def test_commands_for_the_shell(lab: Lab) -> None:
     assert run["nodes"]["agent"] == {"kind": "host", "ready": True}
     assert [item["running"] for item in run["processes"]] == [False]
     assert command("start", "--run", RUN, "agent", "nothing").returncode == 1
+    router = TOPOLOGY.routers[0]
+    doubled = Router(router.name, router.inside, router.outside, nat=preset("cgnat"))
+    assert command("router", "--run", RUN, json.dumps(doubled.to_spec())).returncode == 0
+    assert command("exec", "--run", RUN, f"{router.name}_carrier", "--", "true").returncode == 0
+    assert command("router", "--run", RUN, json.dumps(router.to_spec())).returncode == 0
+    assert "no host" in command("exec", "--run", RUN, f"{router.name}_carrier", "--", "true").stderr
+    assert command("router", "--run", "no-such-run", json.dumps(router.to_spec())).returncode == 1
     assert command("reap", "--run", RUN).returncode == 0
     assert not left_over()
 
