@@ -96,21 +96,28 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before 
 
 
 def open_workspace(
-    stack: str, engine: str = "auto", on_event: "EventSink | None" = None, *, real: bool = False
+    stack: str, engine: str = "auto", on_event: "EventSink | None" = None, *, real: bool = False, twin: bool = False
 ) -> "Workspace":
     """Open a stack of the project. Imported late: `ztna --help` must not wait for an engine.
 
     Args:
         real: the embedded engine drives the provider plugins on PATH.
+        twin: the stack's twin on this machine, with a state of its own.
 
     Raises:
-        CliFailure: plugins are asked for of the official CLI, which drives them anyway.
+        CliFailure: plugins are asked for of the official CLI, which drives them anyway; or two of these at once.
     """
     from infra.engine.events import discard
     from infra.engine.operation import Options
     from infra.engine.workspace import Workspace
     from infra.policy.rules import RULES
 
+    if twin:
+        from infra.cli_twin import workspace
+
+        if real or engine == "pulumi":
+            raise CliFailure("--twin has providers of its own and the embedded engine: leave the other option out")
+        return workspace(stack, on_event or discard)
     if real and engine == "pulumi":
         raise CliFailure("--real is for the embedded engine; the official pulumi CLI drives providers by itself")
     chosen = "embedded" if real else engine
@@ -118,14 +125,14 @@ def open_workspace(
     return Workspace(project_dir(), stack, engine=chosen, on_event=on_event or discard, options=options)  # type: ignore[arg-type]  # checked by check_engine
 
 
-def stack_outputs(stack: str, engine: str = "auto", *, show_secrets: bool = False) -> StackOutputs:
+def stack_outputs(stack: str, engine: str = "auto", *, show_secrets: bool = False, twin: bool = False) -> StackOutputs:
     """Read the outputs of a stack that is up.
 
     Raises:
         CliFailure: it is not up.
     """
     try:
-        return from_exports(open_workspace(stack, engine).outputs(show_secrets=show_secrets))
+        return from_exports(open_workspace(stack, engine, twin=twin).outputs(show_secrets=show_secrets))
     except OutputsError as error:
         raise CliFailure(f"stack {stack!r}: {error}", ExitCode.NO_STACK) from error
 

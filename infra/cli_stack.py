@@ -20,6 +20,7 @@ from infra.cli_common import (
     user_errors,
 )
 from infra.cli_preview import preview_json
+from infra.cli_twin import TwinOption, enter, is_fresh
 from infra.outputs import EXPORT_KEYS, OutputsError, from_exports
 
 if TYPE_CHECKING:
@@ -37,16 +38,19 @@ def up(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     real: RealOption = False,
+    twin: TwinOption = False,
 ) -> None:
     """Bring the stack up, or to what its program and configuration say now; show what was deployed.
 
     Run it again after any failure or interruption: it goes on from what is there.
     """
     with user_errors():
+        if twin:
+            enter(stack, make=True)
         if not yes:
-            _preview(stack, engine, verbose=verbose, real=real)
+            _preview(stack, engine, verbose=verbose, real=real, twin=twin)
             confirm(f"Bring stack {stack} up?", yes)
-        result, outputs = _operate("up", stack, engine, as_json=as_json, verbose=verbose, real=real)
+        result, outputs = _operate("up", stack, engine, as_json=as_json, verbose=verbose, real=real, twin=twin)
         if as_json:
             print_json({**_json(result), "outputs": outputs})
         else:
@@ -61,6 +65,7 @@ def preview(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     real: RealOption = False,
+    twin: TwinOption = False,
 ) -> None:
     """Show what `up` would do; change nothing. Clouds need neither credentials nor provider plugins for it.
 
@@ -68,11 +73,11 @@ def preview(
     """
     with user_errors():
         if as_json:
-            result, events = _recorded_preview(stack, engine, None, real=real)
+            result, events = _recorded_preview(stack, engine, None, real=real, twin=twin)
             print_json(preview_json(result, events))
             _require_policies(stack, result)
         else:
-            _preview(stack, engine, verbose=verbose, real=real)
+            _preview(stack, engine, verbose=verbose, real=real, twin=twin)
 
 
 def refresh(
@@ -81,10 +86,13 @@ def refresh(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     real: RealOption = False,
+    twin: TwinOption = False,
 ) -> None:
     """Look at every resource and record what is really there; the next `up` makes again what has vanished."""
     with user_errors():
-        result, _ = _operate("refresh", stack, engine, as_json=as_json, verbose=verbose, real=real)
+        if twin:
+            enter(stack, make=True)
+        result, _ = _operate("refresh", stack, engine, as_json=as_json, verbose=verbose, real=real, twin=twin)
         if as_json:
             print_json(_json(result))
 
@@ -96,19 +104,22 @@ def destroy(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     real: RealOption = False,
+    twin: TwinOption = False,
 ) -> None:
     """Remove everything that the stack made."""
     with user_errors():
         confirm(f"Destroy everything in stack {stack}?", yes)
-        result, _ = _operate("destroy", stack, engine, as_json=as_json, verbose=verbose, real=real)
+        if twin:
+            enter(stack, make=True, close=True)
+        result, _ = _operate("destroy", stack, engine, as_json=as_json, verbose=verbose, real=real, twin=twin)
         if as_json:
             print_json(_json(result))
 
 
-def cancel(stack: StackOption = "lab", engine: EngineOption = "auto") -> None:
+def cancel(stack: StackOption = "lab", engine: EngineOption = "auto", twin: TwinOption = False) -> None:
     """Stop the operation that holds the stack, or clear the lock of one that is dead."""
     with user_errors():
-        typer.echo(open_workspace(stack, engine).cancel())
+        typer.echo(open_workspace(stack, engine, twin=twin).cancel())
 
 
 def output(
@@ -119,10 +130,11 @@ def output(
     engine: EngineOption = "auto",
     show_secrets: Annotated[bool, typer.Option("--show-secrets", help="Print private keys in the clear.")] = False,
     as_json: JsonOption = False,
+    twin: TwinOption = False,
 ) -> None:
     """Print what the stack promises: relays, services, agents, places, CA, profiles."""
     with user_errors():
-        outputs = _outputs(open_workspace(stack, engine), show_secrets=show_secrets)
+        outputs = _outputs(open_workspace(stack, engine, twin=twin), show_secrets=show_secrets)
         if key is not None:
             if key not in outputs:
                 known = ", ".join(sorted(outputs)) or "none: deploy with `ztna up`"
@@ -140,13 +152,13 @@ def output(
                 raise CliFailure(f"stack {stack!r}: {error}", ExitCode.NO_STACK) from error
 
 
-def _preview(stack: str, engine: str, *, verbose: bool, real: bool) -> None:
+def _preview(stack: str, engine: str, *, verbose: bool, real: bool, twin: bool) -> None:
     """Run a preview and show it: notes on standard error, the tree on standard output."""
     from infra.cli_display import Display
     from infra.cli_preview import show
 
     with Display(verbose=verbose, quiet=True) as sink:
-        result, events = _recorded_preview(stack, engine, sink, real=real)
+        result, events = _recorded_preview(stack, engine, sink, real=real, twin=twin)
     show(result, events)
     _require_policies(stack, result)
 
@@ -160,7 +172,7 @@ def _require_policies(stack: str, result: "Result") -> None:
 
 
 def _recorded_preview(
-    stack: str, engine: str, sink: "EventSink | None", *, real: bool
+    stack: str, engine: str, sink: "EventSink | None", *, real: bool, twin: bool
 ) -> tuple["Result", list["Event"]]:
     events: list[Event] = []
 
@@ -169,11 +181,11 @@ def _recorded_preview(
         if sink is not None:
             sink(event)
 
-    return open_workspace(stack, engine, record, real=real).preview(), events
+    return open_workspace(stack, engine, record, real=real, twin=twin).preview(), events
 
 
 def _operate(
-    verb: str, stack: str, engine: str, *, as_json: bool, verbose: bool, real: bool = False
+    verb: str, stack: str, engine: str, *, as_json: bool, verbose: bool, real: bool = False, twin: bool = False
 ) -> tuple["Result", dict[str, Any]]:
     """Run one operation with its display; return its result and, for `up`, the outputs without secrets."""
     from infra.cli_display import Display
@@ -181,7 +193,10 @@ def _operate(
 
     display: AbstractContextManager[EventSink] = nullcontext(discard) if as_json else Display(verbose=verbose)
     with display as sink:
-        workspace = open_workspace(stack, engine, sink, real=real)
+        workspace = open_workspace(stack, engine, sink, real=real, twin=twin)
+        if twin and verb == "up" and is_fresh():
+            # The world is new: what an earlier one held is to be made again.
+            workspace.refresh()
         run: Callable[[], Result] = getattr(workspace, verb)
         result = run()
     return result, _outputs(workspace) if verb == "up" else {}

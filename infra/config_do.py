@@ -6,6 +6,7 @@ from ipaddress import IPv4Network
 from typing import Final
 
 from infra import ports
+from infra.bundle_lock import PYTHONS
 from infra.config import ConfigSource, Key, Reader, parse_int
 from infra.config_overlay import (
     OVERLAY_KEYS,
@@ -51,12 +52,14 @@ class DoConfig:
         admin_cidrs: networks that may open SSH; never the whole internet.
         ssh_public_key: the administrators' key, None to use the one that the stack makes.
         dns: the relay's record, at most one.
+        host_python: version of the image's /usr/bin/python3, which the release is built for.
         host_generation: another number makes another droplet; the address stays.
     """
 
     region: str
     size: str
     image: str
+    host_python: str
     admin_cidrs: tuple[Network, ...]
     ssh_public_key: str | None
     dns: tuple[DnsSettings, ...]
@@ -95,6 +98,13 @@ DO_KEYS: Final = (
         help="image of the droplet (slug or number); an existing droplet keeps its own, see hostGeneration",
         example="ubuntu-24-04-x64",
         default="ubuntu-24-04-x64",
+    ),
+    Key(
+        name="hostPython",
+        help="version of the image's /usr/bin/python3, which the release is built for: 3.12 of Ubuntu 24.04, 3.11 of "
+        "Debian 12, 3.13 of Debian 13; change it together with image",
+        example="'3.11'",
+        default="3.12",
     ),
     Key(
         name="adminCidrs",
@@ -157,6 +167,7 @@ def do_config(source: ConfigSource) -> DoConfig:
         region=reader.parse("region", lambda text: _matching(text, _SLUG, "slug, such as nyc1")),
         size=reader.parse("size", lambda text: _matching(text, _SLUG, "slug, such as s-1vcpu-1gb")),
         image=reader.parse("image", lambda text: _matching(text, _SLUG, "slug, such as ubuntu-24-04-x64")),
+        host_python=reader.parse("hostPython", parse_python),
         admin_cidrs=reader.parse("adminCidrs", parse_admin_cidrs),
         ssh_public_key=reader.parse("sshPublicKey", parse_public_key),
         dns=(DnsSettings(domain=domain, name=record),) if domain else (),
@@ -164,6 +175,13 @@ def do_config(source: ConfigSource) -> DoConfig:
         host_generation=reader.parse("hostGeneration", lambda text: parse_int(text, 1, 2**31)),
         overlay=overlay_settings(reader, default_services(), no_kernel=NO_KERNEL),
     )
+
+
+def parse_python(text: str) -> str:
+    """Read the version of a host's interpreter. Raises ValueError when no release can be built for it."""
+    if text not in PYTHONS:
+        raise ValueError(f"it must be one of {', '.join(PYTHONS)}, in quotes")
+    return text
 
 
 def parse_vpc_range(text: str) -> IPv4Network:

@@ -67,7 +67,7 @@ def program() -> pulumi.Output[StackOutputs]:
             run=run,
             machine=relay.machine,
             ssh=relay.ssh,
-            target=Target(),
+            target=Target(python=config.host_python),
             units=UNITS,
             files=site.files(pki.files(overlay.relay_name), pki.files(overlay.connector_name), address.address),
             ready=site.ready,

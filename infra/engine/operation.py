@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,6 +50,7 @@ class Options:
         idempotent: type prefixes of resources whose interrupted operations are simply done again.
         plugin_binaries: whether `pulumi-resource-*` on PATH may be started.
         continue_on_error: a failed resource does not end the operation.
+        config: values by `namespace:name` for keys that the stack's file gives no value.
         rules: policy rules: previews report what breaks them; with plugin binaries `up` does not begin then.
     """
 
@@ -58,6 +59,7 @@ class Options:
     plugin_binaries: bool = False
     continue_on_error: bool = False
     organization: str = "organization"
+    config: Mapping[str, str] = field(default_factory=dict)
     rules: "tuple[Rule, ...]" = ()
 
 

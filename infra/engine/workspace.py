@@ -21,7 +21,7 @@ from infra.engine.project import Project, load, to_text
 from infra.engine.props import plain
 from infra.engine.recorded import read_outputs
 from infra.engine.secrets import Crypter, find_passphrase
-from infra.engine.stackconfig import StackConfigFile
+from infra.engine.stackconfig import StackConfig, StackConfigFile
 from infra.engine.state import VERSION, Deployment, deployment_from_json, deployment_to_json, salt_of
 from infra.graph import Graph
 
@@ -108,7 +108,7 @@ class Workspace:
         return self._declared(config or {}, self._emit)
 
     def _declared(self, config: Mapping[str, Any], emit: EventSink) -> Graph:
-        values = self.config.load()
+        values = self._configured()
         for key, value in config.items():
             values.values[key] = to_text(value)
         with TemporaryDirectory(prefix="ztna-graph-") as empty:
@@ -122,6 +122,12 @@ class Workspace:
                 self._operation = None
         assert result.graph is not None
         return result.graph
+
+    def _configured(self) -> StackConfig:
+        """The stack's configuration, with the options' values where its file gives none."""
+        values = self.config.load()
+        values.values.update({key: value for key, value in self._options.config.items() if key not in values.values})
+        return values
 
     def _holder(self) -> Engine | None:
         """The engine whose state names resources of this stack; the embedded one if both do."""
@@ -138,7 +144,7 @@ class Workspace:
             )
         run: Callable[[], Result]
         operation: Operation | OfficialCli
-        config, passphrase = self.config.load(), self._secret()
+        config, passphrase = self._configured(), self._secret()
         if self.engine == "pulumi":
             operation = self._official()
             run = partial(operation.operate, verb)

@@ -17,6 +17,8 @@ PACKAGE_OF_TOOL: Final[dict[str, str]] = {
     "ping": "iputils-ping",
     "turnserver": "coturn",
     "tcpdump": "tcpdump",
+    "systemd-nspawn": "systemd-container",
+    "mmdebstrap": "mmdebstrap",
 }
 
 

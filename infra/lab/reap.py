@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator
 
-from infra.lab import state
+from infra.lab import machine, state
 from infra.lab.errors import LabError
 from infra.lab.netns import Place, stop_holder
 from infra.lab.plan import PREFIX
@@ -55,6 +55,7 @@ def reap_run(run: str, *, grace_s: float = 0.5) -> None:
     _kill(marked(state.run_dir(run)))
     if os.geteuid() == 0:
         _reap_namespaces(run, Place())
+        machine.clear(run)
     state.forget(run)
 
 

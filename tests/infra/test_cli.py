@@ -108,7 +108,9 @@ class Workspace:
 def workspace(monkeypatch: pytest.MonkeyPatch) -> type[Workspace]:
     """Put the stand-in in place of the engine."""
 
-    def opened(stack: str, engine: str = "auto", on_event: Any = None, *, real: bool = False) -> Workspace:
+    def opened(
+        stack: str, engine: str = "auto", on_event: Any = None, *, real: bool = False, twin: bool = False
+    ) -> Workspace:
         assert stack == "lab"
         return Workspace(on_event or (lambda event: None))
 

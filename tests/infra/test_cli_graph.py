@@ -58,7 +58,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Puts the stand-in in place of the engine; returns how it was asked for."""
     asked: list[dict[str, Any]] = []
 
-    def opened(stack: str, engine: str = "auto", on_event: Any = None, *, real: bool = False) -> Workspace:
+    def opened(
+        stack: str, engine: str = "auto", on_event: Any = None, *, real: bool = False, twin: bool = False
+    ) -> Workspace:
         asked.append({"stack": stack, "engine": engine, "real": real})
         return Workspace(on_event or (lambda event: None))
 

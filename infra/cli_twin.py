@@ -1,0 +1,158 @@
+"""`--twin`: the stack's program, unmodified, on this machine. Commands that talk to hosts run at the administrator's.
+
+The administrator is a host of the world (infra/twin/world.py): a command with --twin is started again with the network
+of that host's namespace, and with everything else of this machine. So the engine, dynamic providers and ssh reach
+public addresses that exist in the world only, and nothing of this machine's own network is changed.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from infra.cli_common import CliFailure, ExitCode, project_dir
+
+if TYPE_CHECKING:
+    from infra.engine.events import EventSink
+    from infra.engine.workspace import Workspace
+    from infra.twin.site import Site
+
+FRESH: Final = "ZTNA_TWIN_FRESH"
+"""In the environment of a command at the administrator's: the world was made anew for it."""
+STATE: Final = Path(".ztna") / "twin"
+"""Of the twin's stacks, apart from that of real ones, whose ids mean something elsewhere."""
+_AGAIN: Final = "import sys; sys.argv[0] = 'ztna'; from infra.cli import main; main()"
+
+TwinOption = Annotated[
+    bool,
+    typer.Option(
+        "--twin",
+        help="On this machine instead of the cloud: the same program with resources realised as namespaces, machines "
+        "and firewalls (docs/twin.md). Needs root.",
+    ),
+]
+
+
+def site_of(stack: str) -> "Site":
+    """The world of a stack's twin, of this checkout, whether it is there or not."""
+    from infra.twin.site import Site, run_name
+
+    return Site(run_name(stack, project_dir()), say=lambda line: typer.secho(f"twin: {line}", err=True))
+
+
+def workspace(stack: str, on_event: "EventSink") -> "Workspace":
+    """Open a stack of the twin."""
+    from infra.engine.operation import Options
+    from infra.engine.workspace import Workspace
+    from infra.policy.rules import RULES
+    from infra.twin.packages import IDEMPOTENT, adapters
+    from infra.twin.stacks import config_of
+
+    options = Options(idempotent=IDEMPOTENT, rules=RULES, config=config_of(stack))
+    folder = project_dir()
+    return Workspace(
+        folder,
+        stack,
+        engine="embedded",
+        on_event=on_event,
+        state_dir=folder / STATE,
+        options=options,
+        adapters=adapters(site_of(stack)),
+    )
+
+
+def at_admin() -> bool:
+    """Whether this process runs at the administrator's."""
+    from infra.twin.site import RUN
+
+    return RUN in os.environ
+
+
+def is_fresh() -> bool:
+    """Whether the world was made for this command, so that what the state records is not there."""
+    return FRESH in os.environ
+
+
+def enter(stack: str, *, make: bool = False, close: bool = False) -> None:
+    """Go on at the administrator's: run this command again there, and end with its exit code. Returns at once there.
+
+    Args:
+        stack: whose world.
+        make: make the world and fetch what a release needs, unless they are there.
+        close: remove the world after the command has succeeded.
+
+    Raises:
+        CliFailure: there is no world, or this user may not make one.
+        typer.Exit: with the command's exit code.
+    """
+    if at_admin():
+        return
+    if os.geteuid() != 0:
+        raise CliFailure("--twin needs root: machines and firewalls are made of this machine's own kernel")
+    site = site_of(stack)
+    there = site.exists
+    if not there and not make:
+        raise CliFailure(f"the twin of {stack!r} is not up: ztna up --stack {stack} --twin", ExitCode.NO_STACK)
+    if make:
+        _prepare(stack, site)
+    code = _run_there(site, fresh=not there)
+    if code == 0 and close:
+        site.close()
+    raise typer.Exit(code)
+
+
+def _prepare(stack: str, site: "Site") -> None:
+    from infra.engine.events import discard
+    from infra.twin import stacks
+
+    opened = workspace(stack, discard)
+    values = {**stacks.config_of(stack), **opened.config.load().values}
+    for key, (value, why) in stacks.STACKS.get(stack, stacks.TwinStack()).config.items():
+        if values[key] == value:
+            site.say(f"{key} is {value}: {why}")
+    stacks.fetch(stack, values, project_dir(), site.say)
+    site.open()
+
+
+def _run_there(site: "Site", *, fresh: bool) -> int:
+    from infra.twin.site import OUTSIDE, RUN
+    from infra.twin.world import ADMIN
+
+    # It ends with us: a world is changed by nobody whom nobody can stop.
+    tied = ("setpriv", "--pdeathsig", "KILL", "--")
+    argv = [*site.inside(ADMIN), *tied, sys.executable, "-c", _AGAIN, *sys.argv[1:]]
+    env = {**os.environ, RUN: site.run, OUTSIDE: f"/proc/{os.getpid()}/ns/net", **({FRESH: "1"} if fresh else {})}
+    process = subprocess.Popen(argv, env=env)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        process.send_signal(number)
+
+    # Ctrl-C goes to the whole group of the terminal: the command there stops in order, and we wait for it.
+    before = {
+        number: signal.signal(number, handler)
+        for number, handler in ((signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, pass_on))
+    }
+    try:
+        return process.wait()
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def admin_prefix(stack: str) -> tuple[str, ...]:
+    """Argv prefix that runs a command with the administrator's network.
+
+    Raises:
+        CliFailure: the twin is not up.
+    """
+    from infra.twin.world import ADMIN
+
+    site = site_of(stack)
+    if not site.exists:
+        raise CliFailure(f"the twin of {stack!r} is not up: ztna up --stack {stack} --twin", ExitCode.NO_STACK)
+    return site.inside(ADMIN)
