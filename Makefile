@@ -5,6 +5,10 @@ SHELL := /bin/bash
 STACK ?= lab
 ZTNA := .venv/bin/ztna
 PY := .venv/bin/python
+# Two processes; the tests of one file stay together and in order, for they share what is costly to set up.
+PYTEST := $(PY) -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+# Bytecode is kept, whatever the surroundings say: a run starts hundreds of short Python processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup setup-test up down verify test test-lab test-fast check bench clean
 
@@ -33,7 +37,7 @@ check: setup-test ## Formatting, lint, types, import contracts
 
 test: setup-test ## Everything that must hold: check, then all tests this machine's rung allows
 	@$(PY) scripts/check.py
-	@$(PY) -m pytest
+	@$(PYTEST)
 
 test-lab: setup-test ## The whole NAT matrix and every fault row (minutes); results in build/reports/matrix and faults
 	@$(PY) -m pytest -m matrix tests/lab

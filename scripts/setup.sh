@@ -35,7 +35,7 @@ install_packages() {
       *" coturn "* | *" openssh-server "*)
         if [ -d /run/systemd/system ]; then
           for unit in coturn.service ssh.service ssh.socket; do
-            systemctl list-unit-files --quiet "$unit" >/dev/null 2>&1 || systemctl mask --quiet "$unit" || true
+            systemctl list-unit-files --quiet "$unit" >/dev/null 2>&1 || systemctl mask --quiet "$unit"
           done
         fi ;;
     esac
@@ -76,3 +76,5 @@ if ! "$uv" sync --locked $extras --inexact --quiet --no-progress; then
   echo "setup: uv sync failed. It needs Python 3.11 to 3.13 (uv python list) and the package registry." >&2
   exit 1
 fi
+# Bytecode of the project itself: every command and role is a short-lived or a forked Python process.
+.venv/bin/python -m compileall -q -j 0 ztna infra components stacks

@@ -166,3 +166,16 @@ def test_every_line_of_the_coverage_names_what_makes_it_and_a_test_that_exists()
             file, _, name = test.partition("::")
             assert (ROOT / file).exists(), test
             assert not name or name in functions(ROOT / file), test
+
+
+def test_every_aws_service_in_use_is_type_checked() -> None:
+    """mypy skips the others (pyproject.toml): one in use but skipped would be `Any` throughout."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["overrides"]
+    (checked,) = (entry["module"] for entry in settings if entry.get("follow_imports") == "normal")
+    for folder in ("components", "stacks", "infra", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "pulumi_aws":
+                    below = (node.module or "").partition(".")[2]
+                    for name in [below.partition(".")[0]] if below else [alias.name for alias in node.names]:
+                        assert f"pulumi_aws.{name}.*" in checked, f"{path}: add pulumi_aws.{name}.* to pyproject.toml"

@@ -70,7 +70,21 @@ class RealProject:
         for process in self._spawned:
             if process.poll() is None:
                 process.kill()
-                process.communicate()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+    def hold(self) -> None:
+        """Operations on files wait, once they have begun, until `release`."""
+        (self.folder / "hold").touch()
+
+    def release(self) -> None:
+        """Let the held operations go on."""
+        (self.folder / "hold").unlink()
+
+    def at_once(self) -> int:
+        """The most operations on files that ran at the same time."""
+        return max(int(path.name.rpartition("-")[2]) for path in self.folder.glob("beside-*"))
 
     def files(self) -> dict[str, str]:
         """What is there."""

@@ -51,15 +51,34 @@ class FileProvider(ResourceProvider):
         return UpdateResult({**_news, "length": len(_news["text"])})
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        self._begin(Path(_id))
         time.sleep(_props["wait_s"])
         Path(_id).unlink(missing_ok=True)
         time.sleep(_props["wait_s"])
+        self._end(Path(_id))
 
     def _write(self, props: dict[str, Any]) -> None:
-        (Path(props["path"]).parent.parent / "begun").touch()
+        path = Path(props["path"])
+        (path.parent.parent / "begun").touch()
+        self._begin(path)
         time.sleep(props["wait_s"])
-        Path(props["path"]).write_text(props["text"])
+        path.write_text(props["text"])
         time.sleep(props["wait_s"])
+        self._end(path)
+
+    def _begin(self, path: Path) -> None:
+        """Leave marks of how many operations run at once; wait while the test holds them (bounded)."""
+        folder = path.parent.parent
+        (folder / "running").mkdir(exist_ok=True)
+        (folder / "running" / path.name).touch()
+        (folder / f"beside-{len(list((folder / 'running').iterdir()))}").touch()
+        for _ in range(3000):
+            if not (folder / "hold").exists():
+                return
+            time.sleep(0.01)
+
+    def _end(self, path: Path) -> None:
+        (path.parent.parent / "running" / path.name).unlink(missing_ok=True)
 
 
 class File(Resource, module="test", name="File"):
