@@ -21,6 +21,7 @@ from infra.cli_common import (
     stack_outputs,
     user_errors,
 )
+from infra.cli_twin import TwinOption, admin_prefix, enter, verify_twin
 from infra.outputs import Place, StackOutputs
 
 if TYPE_CHECKING:
@@ -33,7 +34,12 @@ ROLE_NOT_READY: Final = 5
 PASS_THROUGH: Final = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
-def status(stack: StackOption = "lab", engine: EngineOption = "auto", as_json: JsonOption = False) -> None:
+def status(
+    stack: StackOption = "lab",
+    engine: EngineOption = "auto",
+    as_json: JsonOption = False,
+    twin: TwinOption = False,
+) -> None:
     """Ask every role how it is: state, observed address, registrations, and the path to each service.
 
     Ends with 1 when a role is not ready.
@@ -41,7 +47,9 @@ def status(stack: StackOption = "lab", engine: EngineOption = "auto", as_json: J
     from infra.cli_paths import path_rows, show_paths
 
     with user_errors():
-        outputs = stack_outputs(stack, engine)
+        if twin:
+            enter(stack)
+        outputs = stack_outputs(stack, engine, twin=twin)
         pages = role_pages(outputs)
         rows = path_rows(outputs, pages)
         if as_json:
@@ -119,18 +127,20 @@ def exec_in_place(
     command: Annotated[list[str], typer.Argument(help="Command and arguments, best after `--`.")],
     stack: StackOption = "lab",
     engine: EngineOption = "auto",
+    twin: TwinOption = False,
 ) -> None:
     """Run a command in a place of the stack: ztna exec --stack lab agent -- curl http://100.64.0.101/get
 
     It ends with the command's own exit code.
     """
     with user_errors():
-        found = stack_outputs(stack, engine).place(place)
+        found = stack_outputs(stack, engine, twin=twin).place(place)
         words = command[1:] if command[0] == "--" else command
         if not words:
             raise CliFailure(f"there is no command to run in {place!r}: ztna exec --stack {stack} {place} -- COMMAND")
+        argv = [*(admin_prefix(stack) if twin else ()), *found.exec, *words]
         sys.stdout.flush()
-        os.execvp(found.exec[0] if found.exec else words[0], [*found.exec, *words])  # noqa: S606 - argv, no shell
+        os.execvp(argv[0], argv)  # noqa: S606 - argv, no shell
 
 
 def logs(
@@ -173,6 +183,7 @@ def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Shorter measurements and smaller bodies.")] = False,
     as_json: JsonOption = False,
     list_checks: Annotated[bool, typer.Option("--list", help="List the checks and end.")] = False,
+    twin: TwinOption = False,
 ) -> None:
     """Prove that the stack works and measure it; write build/reports/STACK.
 
@@ -185,6 +196,9 @@ def verify(
             for check in CHECKS:
                 typer.echo(f"{check.id:22} {check.title}")
             return
+        if twin:
+            enter(stack)
+            raise typer.Exit(verify_twin(stack, quick=quick, as_json=as_json))
         outputs = stack_outputs(stack, engine, show_secrets=True)
         raise typer.Exit(_verify(outputs, only or [], quick, as_json))
 

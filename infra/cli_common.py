@@ -132,7 +132,12 @@ def stack_outputs(stack: str, engine: str = "auto", *, show_secrets: bool = Fals
         CliFailure: it is not up.
     """
     try:
-        return from_exports(open_workspace(stack, engine, twin=twin).outputs(show_secrets=show_secrets))
+        workspace = open_workspace(stack, engine, twin=twin)
+        if twin:
+            from infra.cli_twin import with_identities
+
+            return with_identities(stack, from_exports(workspace.outputs(show_secrets=True)))
+        return from_exports(workspace.outputs(show_secrets=show_secrets))
     except OutputsError as error:
         raise CliFailure(f"stack {stack!r}: {error}", ExitCode.NO_STACK) from error
 

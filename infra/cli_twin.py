@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Final
@@ -20,7 +21,9 @@ from infra.cli_common import CliFailure, ExitCode, project_dir
 if TYPE_CHECKING:
     from infra.engine.events import EventSink
     from infra.engine.workspace import Workspace
+    from infra.outputs import StackOutputs
     from infra.twin.site import Site
+    from infra.verify.model import CheckResult
 
 FRESH: Final = "ZTNA_TWIN_FRESH"
 """In the environment of a command at the administrator's: the world was made anew for it."""
@@ -144,6 +147,31 @@ def _run_there(site: "Site", *, fresh: bool) -> int:
             signal.signal(number, old)
 
 
+def with_identities(stack: str, outputs: "StackOutputs") -> "StackOutputs":
+    """Return the outputs with places whose ssh has the key that the stack made; its file goes with the world.
+
+    Args:
+        stack: whose world.
+        outputs: with secrets.
+    """
+    from infra.lab import state
+
+    places = {}
+    folder = state.run_dir(site_of(stack).run) / "keys"
+    for name, place in outputs.places.items():
+        key = outputs.ssh_private_keys.get(place.address)
+        if key and place.exec[:1] == ("ssh",) and folder.parent.is_dir():
+            folder.mkdir(mode=0o700, exist_ok=True)
+            path = folder / place.address
+            path.touch(mode=0o600)
+            path.write_text(key)
+            named = ("-o", f"IdentityFile={path}", "-o", "IdentitiesOnly=yes")
+            controls = {verb: ("ssh", *named, *argv[1:]) for verb, argv in place.controls.items()}
+            place = replace(place, exec=("ssh", *named, *place.exec[1:]), controls=controls)
+        places[name] = place
+    return replace(outputs, places=places)
+
+
 def admin_prefix(stack: str) -> tuple[str, ...]:
     """Argv prefix that runs a command with the administrator's network.
 
@@ -156,3 +184,30 @@ def admin_prefix(stack: str) -> tuple[str, ...]:
     if not site.exists:
         raise CliFailure(f"the twin of {stack!r} is not up: ztna up --stack {stack} --twin", ExitCode.NO_STACK)
     return site.inside(ADMIN)
+
+
+def verify_twin(stack: str, *, quick: bool, as_json: bool) -> int:
+    """Hold a stack's promises against its twin, write the report, and return the exit code of `verify`."""
+    from infra.cli_common import print_json, stack_outputs
+    from infra.twin.verify import verify
+    from infra.verify.report import REPORTS_DIR, write_report
+
+    def show(result: "CheckResult") -> None:
+        if not as_json:
+            found = result.result
+            colour = {"passed": typer.colors.GREEN, "not shown": typer.colors.YELLOW}.get(
+                found.status, typer.colors.RED
+            )
+            typer.echo(f"{result.title:48} {typer.style(f'{found.status:9}', fg=colour)} {found.measured}")
+            if found.detail:
+                typer.echo(f"        {found.detail}")
+
+    outputs = stack_outputs(stack, show_secrets=True, twin=True)
+    report = verify(site_of(stack), outputs, quick=quick, on_result=show)
+    written = write_report(report, project_dir() / REPORTS_DIR / f"{stack}-twin")
+    if as_json:
+        print_json({**report.to_json(), "report": str(written[0])})
+    else:
+        counts = ", ".join(f"{count} {word}" for word, count in report.to_json()["counts"].items() if count)
+        typer.secho(f"verify {stack} (twin): {counts} in {report.seconds:.1f} s; report: {written[0]}", bold=True)
+    return report.exit_code
