@@ -42,7 +42,7 @@ from ztna.io.runtime import on_signals, settle_memory, version
 from ztna.io.runtime import run as run_loop
 from ztna.io.stun import StunResponder
 from ztna.io.udp import Address, UdpSocket
-from ztna.proto.commands import CloseConnection, CloseRelay, Note, OpenRelay, SendDatagram, SendStream
+from ztna.proto.commands import CloseConnection, CloseRelay, Note, OpenRelay, PingConnection, SendDatagram, SendStream
 from ztna.proto.control.server import ControlServer
 from ztna.proto.identity import Identity
 from ztna.proto.intermediate import Intermediate
@@ -119,6 +119,7 @@ class IntermediateServer:
             verify=lambda *proof: self._material.verify(*proof),
             random=secrets.token_bytes,
             rtt_s=self._rtt_s,
+            packets=self._packets,
             limits=limits,
             lease_s=material.settings.idle_timeout_s,
         )
@@ -291,7 +292,7 @@ class IntermediateServer:
         self._drain_commands()
         self.endpoint.flush()
 
-    def _do(self, command: SendStream | CloseConnection | OpenRelay | CloseRelay | Note) -> None:
+    def _do(self, command: SendStream | CloseConnection | PingConnection | OpenRelay | CloseRelay | Note) -> None:
         if isinstance(command, Note):
             getattr(self.log, command.level)(command.event, **command.fields)
             return
@@ -301,6 +302,9 @@ class IntermediateServer:
             return
         peer = self._peers.get(command.conn)
         if peer is None:
+            return
+        if isinstance(command, PingConnection):
+            peer.ping()
             return
         if isinstance(command, CloseConnection):
             peer.close(command.code, command.reason, transport=True)
@@ -315,6 +319,10 @@ class IntermediateServer:
     def _rtt_s(self, conn: int) -> float | None:
         peer = self._peers.get(conn)
         return None if peer is None else peer.rtt_s
+
+    def _packets(self, conn: int) -> tuple[int, int] | None:
+        peer = self._peers.get(conn)
+        return None if peer is None else (peer.next_packet_number, peer.largest_acknowledged)
 
     def _core_timer_fired(self) -> None:
         self._core_timer = None

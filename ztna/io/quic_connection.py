@@ -150,6 +150,11 @@ class GuardedConnection(SizedConnection):
         """The largest 1-RTT packet number that the peer has acknowledged so far."""
         return int(self._spaces[tls.Epoch.ONE_RTT].largest_acked_packet)
 
+    @property
+    def next_packet_number(self) -> int:
+        """The number of the next packet sent: acknowledged, it proves that the peer was there after this moment."""
+        return int(self._packet_number)
+
     def peer_certificate_chain(self) -> list[bytes]:
         """DER of the peer's certificate and what came with it, leaf first; empty if none. Gone after `trim`."""
         context = self.tls

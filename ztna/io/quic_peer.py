@@ -187,6 +187,11 @@ class Peer:
         return self.connection.largest_acknowledged
 
     @property
+    def next_packet_number(self) -> int:
+        """The number that the next packet gets, of those that `largest_acknowledged` counts."""
+        return self.connection.next_packet_number
+
+    @property
     def datagrams_waiting(self) -> int:
         """DATAGRAMs that wait for the congestion window."""
         return self.connection.datagrams_waiting

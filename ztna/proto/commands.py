@@ -18,6 +18,7 @@ __all__ = [
     "Level",
     "Note",
     "OpenRelay",
+    "PingConnection",
     "SendDatagram",
     "SendStream",
 ]
@@ -66,6 +67,13 @@ class CloseConnection:
 
 
 @dataclass(frozen=True, slots=True)
+class PingConnection:
+    """Send a PING on a connection at once: whoever is there acknowledges it."""
+
+    conn: ConnId
+
+
+@dataclass(frozen=True, slots=True)
 class OpenRelay:
     """Take proofs of address for a session, and forward its packets once both sides have proved theirs.
 
@@ -86,4 +94,4 @@ class CloseRelay:
     reason: str
 
 
-IntermediateCommand = SendDatagram | SendStream | CloseConnection | OpenRelay | CloseRelay | Note
+IntermediateCommand = SendDatagram | SendStream | CloseConnection | PingConnection | OpenRelay | CloseRelay | Note

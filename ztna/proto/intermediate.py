@@ -260,6 +260,14 @@ class Intermediate:
         """Make an open connection agent or connector of a service; None if done, else the code of the refusal."""
         return self._members.register(peer, role, service_id, now)
 
+    def stand_aside(self, peer: Peer, now: float, *, to_standbys: bool) -> None:
+        """A connector does not answer (`ztna.proto.membership`)."""
+        self._members.stand_aside(peer, now, to_standbys=to_standbys)
+
+    def return_of(self, peer: Peer, now: float) -> None:
+        """It answers again."""
+        self._members.return_of(peer, now)
+
     def registration(self, peer: Peer, role: str, service_id: str, refusal: str | None) -> None:
         """Tell a connection, unasked, that its registration changed (`ztna.proto.membership.Tell`)."""
         if peer.protocol == V2:

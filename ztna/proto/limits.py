@@ -71,6 +71,16 @@ class ControlLimits:
     """Broken messages of one connection; one more closes it."""
     switch_s: float = 10.0
     """Least time between two takeovers of a service by processes of one identity."""
+    silence_reports_per_s: float = 1.0
+    """Reports of one agent identity, in the long run, that its connector is silent; each is worth a PING at most."""
+    silence_reports_burst: float = 4.0
+    """And at once."""
+    doubt_s: float = 0.35
+    """A connector that answers no PING for this long, or five round trips, hands its services to standbys."""
+    absent_s: float = 1.5
+    """The same, or ten round trips, for services that have no standby: nobody serves them until it answers."""
+    calm_s: float = 1.0
+    """How long after its answer a connector is not asked again."""
     e2e_sessions: int = 8192
     """Sessions in all."""
     e2e_sessions_per_agent: int = 64

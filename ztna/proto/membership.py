@@ -2,7 +2,8 @@
 
 Flow: a connection claims a role for a service -> the policy and the registry judge -> it joins, takes, waits as
 standby, or is refused -> flows follow. When a connector leaves, or loses the right, the first standby that may serve
-takes the service at once. What a connection is told is up to whoever speaks its protocol (`tell`).
+takes the service at once; so it is when a connector does not answer, which is a standby itself until it does. What a
+connection is told is up to whoever speaks its protocol (`tell`).
 """
 
 from collections.abc import Callable
@@ -94,6 +95,32 @@ class Membership:
         for service in served:
             self._follow(service, now)
 
+    def stand_aside(self, peer: Peer, now: float, *, to_standbys: bool) -> None:
+        """A connector does not answer: who can takes its services; it stays a standby, which takes nothing meanwhile.
+
+        Args:
+            to_standbys: leave it the services that nobody else can serve now.
+        """
+        peer.silent = True
+        for service in list(peer.serving.values()):
+            if to_standbys and self._next_of(service) is None:
+                continue
+            self._flows.connector_left(peer, service, now, park=True)
+            self._registry.stand_by(peer, service)
+            self._registry.release(peer, service)
+            # Two processes of one identity take turns no faster for it.
+            service.switched_at = now
+            self._stats.connectors_displaced += 1
+            self._tell.registration(peer, "connector", service.id, STANDBY)
+            self._follow(service, now)
+
+    def return_of(self, peer: Peer, now: float) -> None:
+        """It answers again: it serves what nobody else serves, and what another process of it may not keep."""
+        peer.silent = False
+        for service in list(peer.standing_by.values()):
+            if self.register(peer, "connector", service.id, now) is None:
+                self._tell.registration(peer, "connector", service.id, None)
+
     def apply_policy(self, policy: Policy, now: float) -> None:
         """Withdraw what a new policy does not grant any more, and follow changed addresses of services."""
         self.policy = policy
@@ -127,7 +154,7 @@ class Membership:
             del self._takeovers[key]
             service = self._registry.services.get(key)
             for peer in [] if service is None else list(service.standbys.values()):
-                if self._registry.claim(peer, key, now, self._switch_s) is Claim.TAKE:
+                if not peer.silent and self._registry.claim(peer, key, now, self._switch_s) is Claim.TAKE:
                     assert service is not None
                     self._take(peer, service, now)
                     self._tell.registration(peer, "connector", service.id, None)
@@ -183,12 +210,17 @@ class Membership:
 
     def _follow(self, service: Service, now: float) -> None:
         """A service lost its connector: the first standby that may serve takes it."""
-        for peer in list(service.standbys.values()):
-            if service.connector is None and self._allowed(peer, "connector", service.id):
-                self._take(peer, service, now)
-                self._tell.registration(peer, "connector", service.id, None)
-                return
-        self._tell.service_changed(service)
+        peer = self._next_of(service)
+        if peer is None:
+            self._tell.service_changed(service)
+        else:
+            self._take(peer, service, now)
+            self._tell.registration(peer, "connector", service.id, None)
+
+    def _next_of(self, service: Service) -> Peer | None:
+        """Return the standby that serves it next."""
+        standbys = service.standbys.values()
+        return next((p for p in standbys if not p.silent and self._allowed(p, "connector", service.id)), None)
 
     def _withdrawn(self, peer: Peer, role: str, service_id: str) -> None:
         self._stats.registrations_withdrawn += 1

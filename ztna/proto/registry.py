@@ -60,6 +60,7 @@ class Peer:
         "reach",
         "readers",
         "serving",
+        "silent",
         "standing_by",
         "successor",
         "virtual_ip",
@@ -89,6 +90,8 @@ class Peer:
         """Services it is the connector of."""
         self.standing_by: dict[bytes, Service] = {}
         """Services it serves as soon as their connector leaves."""
+        self.silent = False
+        """As connector: it does not answer, and takes nothing over until it does."""
         self.flows: OrderedDict[Flow, None] = OrderedDict()
         """As agent: its flows, least recently examined first."""
         self.outbound: dict[FlowKey, Flow] = {}

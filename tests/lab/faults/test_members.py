@@ -42,7 +42,6 @@ def test_row_15_a_killed_connector_serves_again_after_its_start(tmp_path: Path) 
     assert worst(serves) <= row(15).limits["serve"], serves
 
 
-@pytest.mark.xfail(strict=True, reason="the session of a dead connector stands on the relay until that idles out")
 def test_row_15_a_killed_connector_is_noticed(tmp_path: Path) -> None:
     with FaultBed(tmp_path) as rig:
         rig.wait_path(DIRECT)
@@ -114,7 +113,6 @@ def states(bed: SessionBed, host: str) -> dict[str, str]:
     return {entry["id"]: entry["state"] for entry in bed.status(host).get("services", [])}
 
 
-@pytest.mark.xfail(strict=True, reason="the standby serves only once the dead connector's connection has idled out")
 def test_row_16_two_granted_connectors_fail_over(tmp_path: Path) -> None:
     times = []
     with claims(tmp_path, granted=(ONE, TWO)) as bed:

@@ -59,6 +59,8 @@ HELLO_STREAM: Final = 0
 RETRY_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
 MAX_SESSIONS: Final = 64
 LINGER_S: Final = 1.0
+LIVES_S: Final = 5.0
+"""A session that was replaced is kept for its open streams while its peer was heard within this time."""
 
 
 class AgentSessions(SessionSide[ControlPlane]):
@@ -371,7 +373,12 @@ class AgentSessions(SessionSide[ControlPlane]):
             self._loop.call_later(LINGER_S, self._close_replaced, session)
 
     def _close_replaced(self, session: Session) -> None:
-        if not session.closed and self._is_idle(session):
+        if session.closed or not self._is_idle(session):
+            return
+        if len(self._states[session.id].streams) and self._clock() - session.silence.heard_at < LIVES_S:
+            # Whoever serves next knows nothing of these streams.
+            self._loop.call_later(LINGER_S, self._close_replaced, session)
+        else:
             session.close("replaced")
 
     def _is_idle(self, session: Session) -> bool:
@@ -398,6 +405,10 @@ class AgentSessions(SessionSide[ControlPlane]):
     def session_batch_ended(self, session: Session) -> None:
         """Let the local side answer within the batch."""
         self._local.batch_ended()
+
+    def session_silent(self, session: Session) -> None:
+        """The intermediate sees whether the connector is there, and who serves instead."""
+        self._control.silence(session.id)
 
     def session_closed(self, session: Session, reason: str) -> None:
         """Forget the session; its services ask for another one."""

@@ -84,6 +84,11 @@ class UplinkControl(ControlPlane):
         )
         self._uplink.say()
 
+    def silence(self, session: bytes) -> None:
+        """Nothing of the session's connector arrives."""
+        self._uplink.sessions.silence(session, self._clock())
+        self._uplink.say()
+
     def end_session(self, session: bytes, reason: str) -> None:
         """The session is over."""
         self._uplink.sessions.end_session(session, reason, self._clock())

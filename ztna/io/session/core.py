@@ -181,6 +181,11 @@ class SessionCore(Protocol):
         ...
 
     @property
+    def awaits_answer(self) -> bool:
+        """Whether something that the peer must acknowledge is unacknowledged."""
+        ...
+
+    @property
     def room(self) -> int:
         """DATAGRAMs that may be queued before one is dropped."""
         ...

@@ -256,6 +256,11 @@ class AioquicCore(CoreBase):
 
     # connection
 
+    @property
+    def awaits_answer(self) -> bool:
+        """See `SessionCore`."""
+        return self._connection is not None and self._connection.awaits_answer
+
     def ping(self) -> None:
         """See `SessionCore`."""
         if self._connection is not None and not self.closed:

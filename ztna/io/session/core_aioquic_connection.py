@@ -106,9 +106,9 @@ class SessionConnection(BulkConnection):
         return self._state is QuicConnectionState.FIRSTFLIGHT
 
     @property
-    def next_packet_number(self) -> int:
-        """How many packets were sent so far."""
-        return self._packet_number
+    def awaits_answer(self) -> bool:
+        """Whether a packet that asks for an acknowledgement has none."""
+        return any(space.ack_eliciting_in_flight for space in self._loss.spaces)
 
     def unsent(self, stream_id: int) -> int:
         """Bytes of the stream's send buffer that were never sent."""

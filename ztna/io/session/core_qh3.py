@@ -344,6 +344,11 @@ class Qh3Core(CoreBase):
             return False
         return not self._streams.has_grants and not connection.core.get_send_buffer_size()
 
+    @property
+    def awaits_answer(self) -> bool:
+        """See `SessionCore`."""
+        return self._connection is not None and self._connection.core.bytes_in_flight > 0
+
     def ping(self) -> None:
         """See `SessionCore`."""
         if self._connection is not None and self.established:

@@ -19,7 +19,15 @@ from ztna.io.logs import Logger
 from ztna.io.session import stun_codec
 from ztna.io.session.control_plane import candidates_of
 from ztna.io.session.core import Closed, HandshakeDone, SessionCore
-from ztna.io.session.session_parts import PathBytes, SessionCounters, SessionOwner, SessionSettings
+from ztna.io.session.session_parts import (
+    ACK_DELAY_S,
+    ACK_EVERY,
+    SPARSE,
+    PathBytes,
+    SessionCounters,
+    SessionOwner,
+    SessionSettings,
+)
 from ztna.io.session.session_status import session_status
 from ztna.io.session.sockets import SessionSockets
 from ztna.io.udp import Run, UdpSocket
@@ -34,22 +42,13 @@ from ztna.proto.paths.path_types import (
     SendStun,
 )
 from ztna.proto.paths.session_paths import SessionPaths
+from ztna.proto.paths.silence import PeerSilence
 from ztna.proto.paths.stun_types import Endpoint
 
 ESTABLISH_S: Final = 20.0
 PING_S: Final = (18.0, 22.0)
 QUIC_BITS: Final = 0xC0  # RFC 9443 s3: STUN has neither of them in its first byte, QUIC has one at least
 ROUNDS: Final = 4
-ACK_EVERY: Final = 32
-"""Packets of the peer that are acknowledged together while there is nothing else to say (RFC 9000 s13.2.2)."""
-
-ACK_DELAY_S: Final = (0.010, 0.001)
-"""How long acknowledgements of at most SPARSE packets, and of more, are held back; the peer expects 25 ms at most.
-
-An answer to a packet or two carries the acknowledgement in most cases; a sender of more may wait for it.
-"""
-
-SPARSE: Final = 2
 
 
 class Session:
@@ -100,6 +99,7 @@ class Session:
             stun_corners=settings.corners,
         )
         self.core = core(now)
+        self.silence = PeerSilence(now)
         self._timer = LazyTimer(loop, clock, self._due)
 
     @property
@@ -207,6 +207,7 @@ class Session:
             bucket.packets_received += len(quic)
             packets += quic
         if packets:
+            self.silence.heard_at = now
             self.core.receive(packets, now)
             self._begun = True
             self._unanswered += len(packets)
@@ -350,6 +351,8 @@ class Session:
         if len(routes) > 1:
             self.counters.duplicated += len(packets)
         self.paths.packets_sent(now)
+        if self.proven and self.silence.sent(self.core, now):
+            self._owner.session_silent(self)
         return len(packets)
 
     def _holds_back(self, now: float) -> bool:
@@ -383,13 +386,10 @@ class Session:
         if not self.proven and now >= self._deadline:
             self.close("no path to the peer in time" if not self._established else "the peer did not prove itself")
             return
-        at = self.paths.get_timer()
-        if at is not None and at <= now:
+        if (at := self.paths.get_timer()) is not None and at <= now:
             self.paths.handle_timer(now)
-        if self._begun:
-            at = self.core.get_timer()
-            if at is not None and at <= now:
-                self.core.handle_timer(now)
+        if self._begun and (at := self.core.get_timer()) is not None and at <= now:
+            self.core.handle_timer(now)
         if self.proven and now >= self._ping_at:
             self._ping_at = now + random.uniform(*PING_S)  # noqa: S311 - spreads load, guards nothing
             self.core.ping()

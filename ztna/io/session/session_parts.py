@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from ztna.io.session.core import CoreEvent
 from ztna.io.session.sockets import ANY, IPV4
@@ -12,6 +12,17 @@ from ztna.proto.paths.stun_types import Endpoint
 
 if TYPE_CHECKING:
     from ztna.io.session.session import Session
+
+ACK_EVERY: Final = 32
+"""Packets of the peer that are acknowledged together while there is nothing else to say (RFC 9000 s13.2.2)."""
+
+ACK_DELAY_S: Final = (0.010, 0.001)
+"""How long acknowledgements of at most SPARSE packets, and of more, are held back; the peer expects 25 ms at most.
+
+An answer to a packet or two carries the acknowledgement in most cases; a sender of more may wait for it.
+"""
+
+SPARSE: Final = 2
 
 
 class SessionOwner(Protocol):
@@ -34,6 +45,9 @@ class SessionOwner(Protocol):
 
     def session_path(self, session: "Session", selected: PathSelected) -> None:
         """The path changed."""
+
+    def session_silent(self, session: "Session") -> None:
+        """Nothing of the peer arrives though it must acknowledge something; again while it stays so."""
 
     def session_closed(self, session: "Session", reason: str) -> None:
         """The session is over; nothing of it follows."""

@@ -36,6 +36,9 @@ class ControlPlane(Protocol):
     def path_report(self, session: bytes, selected: PathSelected, rtt_s: float | None, loss: float) -> None:
         """Tell the intermediate which path is used."""
 
+    def silence(self, session: bytes) -> None:
+        """Nothing of the session's connector arrives."""
+
     def end_session(self, session: bytes, reason: str) -> None:
         """The session is over."""
 

@@ -35,6 +35,9 @@ class SessionSide(ABC, Generic[C]):
         """Tell the intermediate: it is one of the witnesses."""
         self._control.path_report(session.id, selected, session.rtt_s, session.core.loss)
 
+    def session_silent(self, session: Session) -> None:
+        """Nothing to be done: an agent knows whom to ask."""
+
     def status(self) -> list[dict[str, Any]]:
         """The sessions of /status."""
         return [session.status() for session in self.sessions]

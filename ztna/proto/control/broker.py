@@ -36,9 +36,9 @@ from ztna.proto.control.messages import (
     Error,
     NatReport,
     PathReport,
-    RelayLost,
-    RelayReady,
+    Silence,
 )
+from ztna.proto.control.relay_news import RelayNews
 from ztna.proto.control.sessions import (
     Session,
     SessionState,
@@ -83,6 +83,7 @@ class SessionBroker:
         rtt_s: Callable[[ConnId], float | None],
     ) -> None:
         self.table = SessionTable(limits)
+        self.relay = RelayNews(self.table, send, self._log)
         self._limits = limits
         self._stats = stats
         self._send = send
@@ -237,23 +238,13 @@ class SessionBroker:
     def _round_trip_s(self, peer: Peer) -> float:
         return min(self._rtt_s(peer.conn) or 0.0, MAX_RTT_S)
 
-    # The relay
-
-    def relay_ready(self, session_id: bytes, backend: str) -> None:
-        """Both sides proved their address: tell them that packets are forwarded."""
-        session = self.table.get(session_id)
-        if session is not None:
-            session.relay = backend
-            self._tell_both(session, RelayReady(session.id, backend[:64]))
-            self._log(session, "session relayed", backend=backend)
-
-    def relay_lost(self, session_id: bytes, reason: str) -> None:
-        """Tell both sides that packets are not forwarded any more."""
-        session = self.table.get(session_id)
-        if session is not None:
-            session.relay = None
-            self._tell_both(session, RelayLost(session.id, reason[:256]))
-            self._log(session, "session relay lost", reason=reason)
+    def silent_connector(self, agent: Peer, message: Silence) -> Peer | None:
+        """Return whom an agent hears nothing of; None where it is in no position to say so, or the other is away."""
+        session = self.table.get(message.session)
+        if session is None or session.agent.peer is not agent or session.state is not SessionState.GRANTED:
+            self._stats.drop_session_unknown += 1
+            return None
+        return session.connector.peer
 
     # Connections, policy, time
 
@@ -269,8 +260,7 @@ class SessionBroker:
             self._stats.sessions_attached += 1
             if session.other(side).peer is not None:
                 self.table.set_deadline(session, None)
-            if session.relay is not None:
-                self._send(peer, RelayReady(session.id, session.relay[:64]))
+            self.relay.attached(session, peer)
 
     def peer_left(self, peer: Peer, now: float) -> None:
         """A control connection is gone."""
@@ -356,11 +346,6 @@ class SessionBroker:
     def _send_granted(self, session: Session, request: int) -> None:
         if session.agent.peer is not None:
             self._send(session.agent.peer, granted_of(session, request))
-
-    def _tell_both(self, session: Session, message: ControlMessage) -> None:
-        for peer in (session.agent.peer, session.connector.peer):
-            if peer is not None:
-                self._send(peer, message)
 
     def _refuse(self, agent: Peer, request: int, code: str, text: str) -> None:
         self._stats.errors_sent += 1

@@ -35,7 +35,7 @@ from ztna.proto.control.events import (
     SessionGranted,
     SessionInvited,
 )
-from ztna.proto.control.fields import MAX_CANDIDATES, MAX_NUMBER, PathName, Role
+from ztna.proto.control.fields import MAX_CANDIDATES, MAX_NUMBER, SILENCE, PathName, Role
 from ztna.proto.control.messages import (
     Candidate,
     ControlMessage,
@@ -113,6 +113,7 @@ class ControlClient:
         self._readers: dict[int, FrameReader] = {}
         self._deadline: float | None = None
         self._up = False
+        self._server_can: tuple[str, ...] = ()
 
     @property
     def is_up(self) -> bool:
@@ -222,6 +223,11 @@ class ControlClient:
         """Tell the intermediate which path packets take; `loss` is a share of 1."""
         self._send(messages.PathReport(session, path, peer[:64], reason[:256], rtt_ms, loss))
 
+    def silence(self, session: bytes, now: float) -> None:
+        """Tell an intermediate that knows what to do then: nothing of the session's connector arrives any more."""
+        if SILENCE in self._server_can:
+            self._send(messages.Silence(session))
+
     def end_session(self, session: bytes, reason: str, now: float) -> None:
         """End a session."""
         self._send(messages.EndSession(session, reason[:256]))
@@ -297,6 +303,7 @@ class ControlClient:
         if self._up or self._deadline is None or self._sign is not None:
             return False
         self._up = True
+        self._server_can = message.capabilities
         self._deadline = None
         self.stats.welcomed += 1
         self._event(ControlUp(messages.PROTOCOL, message.identity, tuple(map(self._place, message.stun))))

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Final
 
 from ztna.proto.commands import CloseConnection, ConnId, SendStream
+from ztna.proto.control.fields import SILENCE
 from ztna.proto.control.messages import (
     NONCE_BYTES,
     Challenge,
@@ -34,7 +35,7 @@ __all__ = ["CAPABILITIES", "Connection", "ControlConnections"]
 
 CONTROL_STREAM: Final = 0
 CHALLENGE_STREAM: Final = 1
-CAPABILITIES: Final = ("datagram-relay", "sessions")
+CAPABILITIES: Final = ("datagram-relay", "sessions", SILENCE)
 # An incomplete frame up to this size is never closed for lack of memory: honest ones are in flight for moments.
 SMALL_BUFFER_BYTES: Final = 4096
 

@@ -12,6 +12,8 @@ KEY_BYTES: Final = 32
 MAX_CANDIDATES: Final = 64
 MAX_SERVICES: Final = 256
 MAX_NUMBER: Final = 0xFFFFFFFF
+SILENCE: Final = "silence"
+"""The capability of a server that takes reports of silence."""
 
 Nonce = Annotated[bytes, Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
 SessionId = Annotated[bytes, Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]

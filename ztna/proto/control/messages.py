@@ -74,6 +74,7 @@ __all__ = [
     "RelayLost",
     "RelayReady",
     "ServiceState",
+    "Silence",
     "UnknownMessageError",
     "Welcome",
     "decode",
@@ -299,6 +300,12 @@ class PathReport(Message, frozen=True):
         check_finite(self.rtt_ms, self.loss)
 
 
+class Silence(Message, frozen=True):
+    """Agent to a server that can `silence`: what was sent in the session goes unacknowledged, on whatever path."""
+
+    session: SessionId
+
+
 class EndSession(Message, frozen=True):
     """Either way: the session is over."""
 
@@ -346,6 +353,7 @@ ControlMessage = (
     | RelayReady
     | RelayLost
     | PathReport
+    | Silence
     | EndSession
     | Draining
     | Error

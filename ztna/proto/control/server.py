@@ -11,7 +11,7 @@ a connection is told keeps its order; OpenRelay and CloseRelay come through it t
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from ztna.proto.commands import ConnId
+from ztna.proto.commands import ConnId, PingConnection
 from ztna.proto.control.broker import SessionBroker
 from ztna.proto.control.connections import CAPABILITIES, Connection, ControlConnections
 from ztna.proto.control.fields import Role
@@ -32,15 +32,18 @@ from ztna.proto.control.messages import (
     Register,
     Registered,
     ServiceState,
+    Silence,
     Welcome,
 )
 from ztna.proto.control.proof import ProofError
 from ztna.proto.control.sessions import row_of
+from ztna.proto.control.suspects import Packets, Stage, Suspects
 from ztna.proto.identity import Identity
 from ztna.proto.intermediate import Intermediate
 from ztna.proto.limits import ControlLimits
 from ztna.proto.membership import DENIED, LIMIT, STANDBY, peer_name
 from ztna.proto.policy import Policy
+from ztna.proto.ratelimit import SourceLimiter
 from ztna.proto.registry import V2, Peer, Service
 from ztna.proto.wire import MAX_SERVICE_ID_BYTES
 
@@ -66,6 +69,7 @@ class ControlServer(ControlConnections):
         verify: judges a Hello.
         random: `random(n)` gives n bytes that nobody can guess.
         rtt_s: smoothed round-trip time of a connection in seconds, None before it is known.
+        packets: what was sent and acknowledged on a connection; without it no report of silence has an effect.
         stun: where STUN is answered, for Welcome; ("", 0) is the address dialled.
         lease_s: how long a silent connection is kept, for Registered.
     """
@@ -77,6 +81,7 @@ class ControlServer(ControlConnections):
         verify: Verify,
         random: Callable[[int], bytes],
         rtt_s: Callable[[ConnId], float | None] = lambda _: None,
+        packets: Callable[[ConnId], Packets | None] = lambda _: None,
         limits: ControlLimits | None = None,
         stun: Sequence[tuple[str, int]] = (("", 0),),
         keepalive_s: float = 10.0,
@@ -96,6 +101,15 @@ class ControlServer(ControlConnections):
             note=relay.note,
             random=random,
             rtt_s=rtt_s,
+        )
+        self._reports = SourceLimiter(limits.silence_reports_per_s, limits.silence_reports_burst)
+        self._suspects = Suspects(
+            limits,
+            self.stats,
+            ping=lambda conn: relay.command(PingConnection(conn)),
+            packets=packets,
+            rtt_s=rtt_s,
+            changed=self._suspect_changed,
         )
         relay.attach(self)
 
@@ -141,6 +155,7 @@ class ControlServer(ControlConnections):
 
     def _act(self, connection: Connection, peer: Peer, message: ControlMessage, now: float) -> None:
         broker = self._broker
+        self._suspects.heard(peer, now)
         match message:
             case Register():
                 self._register(peer, message, now)
@@ -150,6 +165,8 @@ class ControlServer(ControlConnections):
                 broker.accept(peer, message, now)
             case Candidates() | NatReport() | PathReport():
                 broker.forward(peer, message, now)
+            case Silence():
+                self._silence(peer, message, now)
             case EndSession():
                 broker.end_by(peer, message)
             case Error():
@@ -181,6 +198,28 @@ class ControlServer(ControlConnections):
                 self._send(peer.conn, _state_of(peer.reach[service.encode()]))
         self._broker.registered(peer)
 
+    def _silence(self, agent: Peer, message: Silence, now: float) -> None:
+        """An agent hears nothing of the connector of a session: see whether that is there."""
+        self.stats.silences_reported += 1
+        if agent.owner is None or not self._reports.allow(agent.owner, now):
+            self.stats.drop_silence_rate += 1
+            return
+        connector = self._broker.silent_connector(agent, message)
+        if connector is not None:
+            self._suspects.ask(connector, now)
+
+    def _suspect_changed(self, connector: Peer, stage: Stage, now: float) -> None:
+        self._relay.note(
+            "info", f"connector {'back' if stage is Stage.CALM else stage.value}", peer=peer_name(connector)
+        )
+        if stage is Stage.CALM:
+            self._relay.return_of(connector, now)
+            self._broker.relay.back(connector)
+            return
+        self._relay.stand_aside(connector, now, to_standbys=stage is Stage.DOUBTED)
+        if stage is Stage.ABSENT:
+            self._broker.relay.absent(connector)
+
     # What the intermediate tells (`ztna.proto.intermediate.ControlPlane`)
 
     def observed(self, peer: Peer) -> None:
@@ -204,6 +243,7 @@ class ControlServer(ControlConnections):
 
     def peer_left(self, peer: Peer, now: float) -> None:
         """A peer is gone: its sessions wait for it, and nothing more of its control stream is taken."""
+        self._suspects.forget(peer)
         self._broker.peer_left(peer, now)
         connection = self._connections.get(peer.conn)
         if connection is not None:
@@ -218,11 +258,11 @@ class ControlServer(ControlConnections):
 
     def relay_ready(self, session: bytes, backend: str, now: float) -> None:
         """Packets of a session are forwarded now, by this back end."""
-        self._broker.relay_ready(session, backend)
+        self._broker.relay.ready(session, backend)
 
     def relay_lost(self, session: bytes, reason: str, now: float) -> None:
         """Packets of a session are not forwarded any more."""
-        self._broker.relay_lost(session, reason)
+        self._broker.relay.lost(session, reason)
 
     # Time and output
 
@@ -235,12 +275,13 @@ class ControlServer(ControlConnections):
 
     def get_timer(self) -> float | None:
         """Return when `handle_timer` is due (monotonic seconds), None if nothing waits."""
-        due = [at for at in (super().get_timer(), self._broker.get_timer()) if at is not None]
-        return min(due, default=None)
+        due = (super().get_timer(), self._broker.get_timer(), self._suspects.get_timer())
+        return min((at for at in due if at is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
-        """Close what is late, end sessions that waited too long."""
+        """Close what is late, end sessions that waited too long, follow what connectors answer."""
         super().handle_timer(now)
+        self._suspects.handle_timer(now)
         self._broker.handle_timer(now)
 
 

@@ -65,6 +65,7 @@ class Session:
     __slots__ = (
         "agent",
         "connector",
+        "dark",
         "deadline",
         "id",
         "key",
@@ -94,6 +95,8 @@ class Session:
         """Whether the connector was asked if it has this session already."""
         self.relay: str | None = None
         """The back end that forwards its packets, None while nothing does."""
+        self.dark = False
+        """Whether its connector does not answer, so that the relay's path leads nowhere."""
         self.start_at: float | None = None
         """When both sides may begin their checks."""
         self.deadline: float | None = None
@@ -255,6 +258,7 @@ def row_of(session: Session, now: float) -> dict[str, Any]:
         "state": session.state.value,
         "away": [side.role for side in sides if side.peer is None],
         "relay": session.relay,
+        "dark": session.dark,
         "age_s": round(now - session.opened_at, 3),
         "paths": {
             side.role: {"path": side.path.path, "reason": side.path.reason, "rtt_ms": side.path.rtt_ms}

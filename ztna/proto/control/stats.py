@@ -20,6 +20,13 @@ class ControlServerStats(Stats):
     errors_sent: int = 0
     standbys: int = 0
     """Claims kept in waiting."""
+    silences_reported: int = 0
+    connectors_asked: int = 0
+    """Connectors sent PINGs because an agent hears nothing of them."""
+    connectors_doubted: int = 0
+    connectors_absent: int = 0
+    connectors_back: int = 0
+    """Of those, how many answered after all."""
     sessions_invited: int = 0
     sessions_granted: int = 0
     sessions_resumed: int = 0
@@ -42,6 +49,7 @@ class ControlServerStats(Stats):
     drop_session_unknown: int = 0
     drop_session_limit: int = 0
     drop_session_rate: int = 0
+    drop_silence_rate: int = 0
     drop_peer_away: int = 0
     """For a side of a session that is reconnecting."""
 

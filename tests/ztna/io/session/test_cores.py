@@ -325,3 +325,19 @@ def test_keys_are_changed_on_the_way(names: tuple[str, str], monkeypatch: pytest
     assert len(pair.client.datagrams) + len(pair.server.datagrams) == sent
     assert send_all(pair, True, bytes(300_000), within_s=20) == bytes(300_000)
     assert pair.client.core.stats.packet_errors == pair.server.core.stats.packet_errors == 0
+
+
+def test_what_the_peer_owes_us_is_known(names: tuple[str, str]) -> None:
+    pair = Pair(*names).handshake()
+    pair.run(2)
+    assert not pair.client.core.awaits_answer
+    pair.client.core.send_datagram(b"to be acknowledged")
+    assert pair.client.core.packets(pair.now)  # and lost
+    assert pair.client.core.awaits_answer
+    pair.run(2)
+    assert not pair.client.core.awaits_answer, "its probes were answered"
+    # Acknowledgements are owed none.
+    for _ in range(20):
+        pair.server.core.send_datagram(b"one way")
+        pair.run(0.2)
+        assert not pair.client.core.awaits_answer

@@ -72,6 +72,7 @@ BY_KIND: dict[type[Any], st.SearchStrategy[Any]] = {
         st.none() | st.floats(0, 1000),
         st.floats(0, 1),
     ),
+    m.Silence: st.builds(m.Silence, session),
     m.EndSession: st.builds(m.EndSession, session, text),
     m.Draining: st.builds(m.Draining, seconds),
     m.Error: st.builds(m.Error, text, text, st.none() | session, st.none() | number, st.none() | text),

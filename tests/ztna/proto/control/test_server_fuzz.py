@@ -18,6 +18,7 @@ LIMITS = ControlLimits(unproven=3, e2e_sessions=4, e2e_sessions_per_agent=2, con
 
 step = st.one_of(
     st.tuples(st.sampled_from(["dial", "lose", "connect", "accept", "decline", "end", "open"]), st.integers(0, 4)),
+    st.tuples(st.sampled_from(["silence", "freeze", "thaw"]), st.integers(0, 4)),
     st.tuples(st.just("say"), st.integers(0, 4), messages.map(encode_frame)),
     st.tuples(st.just("junk"), st.integers(0, 4), st.binary(max_size=60)),
     st.tuples(st.just("wait"), st.sampled_from([0.1, 4.0, 11.0, 31.0])),
@@ -46,6 +47,12 @@ def play(world: World, members: list[Member], now_step: Any) -> None:
                 member.control.decline(event.session, "unknown-session", "", world.now)
             elif kind == "end" and isinstance(event, SessionGranted | SessionInvited):
                 member.control.end_session(event.session, "", world.now)
+    elif kind == "silence" and known:
+        member.control.silence(known[0], world.now)
+    elif kind == "freeze" and member.conn:
+        member.freeze()
+    elif kind == "thaw" and member.conn:
+        member.thaw()
     elif kind == "open":
         world.control.connection_opened(1000 + now_step[1], ("203.0.113.9", 1), b"l" * 32, world.now)
     elif kind in ("say", "junk"):
@@ -93,6 +100,7 @@ def test_any_order_of_inputs_leaves_nothing_behind(steps: list[Any]) -> None:
     assert (world.control.session_count, world.control.unproven, world.relay.connections) == (0, 0, 0)
     assert world.relay.services() == {}
     assert (world.control.get_timer(), world.control._buffered_bytes, world.control._connections) == (None, 0, {})
+    assert len(world.control._suspects) == 0
     table = world.control._broker.table
     assert (table._by_conn, table._by_uri) == ({}, {})
     opened = [command.session for command in world.relayed if isinstance(command, OpenRelay)]

@@ -12,7 +12,7 @@ from typing import Any
 from tests.ztna.proto.intermediate_bed import document
 from ztna.proto.agent import AgentControl
 from ztna.proto.client import ClientControl, DeliverPacket, Note, ReconnectAt, SendDatagram, SendStream
-from ztna.proto.commands import CloseConnection, CloseRelay, OpenRelay
+from ztna.proto.commands import CloseConnection, CloseRelay, OpenRelay, PingConnection
 from ztna.proto.commands import SendDatagram as ToClient
 from ztna.proto.commands import SendStream as StreamToClient
 from ztna.proto.connector import ConnectorControl
@@ -66,6 +66,9 @@ class Member:
     signalled: list[tuple[int, bytes]] = field(default_factory=list)
     """What arrived beside the control stream."""
     address: tuple[str, int] = ("203.0.113.5", 40000)
+    frozen: bool = False
+    """Whether it does nothing, not even acknowledge; what is sent to it waits."""
+    held: list[tuple[int, bytes]] = field(default_factory=list)
 
     @property
     def uri(self) -> str:
@@ -75,6 +78,7 @@ class Member:
         """Connect (anew), and run until nothing is left to say."""
         self.conn = next(self.world.conns)
         self.world.members[self.conn] = self
+        self.world.packets[self.conn] = (1, 0)
         uri = self.uri.encode()
         self.control.connected(LEAF, RELAY, lambda nonce, leaf: ([uri], signature(uri, nonce, leaf)), self.world.now)
         self.world.control.connection_opened(self.conn, self.address, LEAF, self.world.now)
@@ -84,10 +88,27 @@ class Member:
     def lose(self) -> "Member":
         """The connection breaks; both ends notice."""
         conn, self.conn = self.conn, 0
+        self.frozen, self.held = False, []
         self.world.members.pop(conn, None)
         self.world.control.connection_closed(conn, self.world.now)
         self.control.disconnected()
         self.core.disconnected(self.world.now)
+        self.world.run()
+        return self
+
+    def freeze(self) -> "Member":
+        """Stop, without a word and without the connection noticing."""
+        self.frozen = True
+        return self
+
+    def thaw(self) -> "Member":
+        """Go on where it stopped: everything that waits arrives."""
+        self.frozen = False
+        sent, _ = self.world.packets[self.conn]
+        self.world.packets[self.conn] = sent, sent - 1
+        held, self.held = self.held, []
+        for stream_id, data in held:
+            self.control.stream_received(stream_id, data, False, self.world.now)
         self.world.run()
         return self
 
@@ -123,6 +144,9 @@ class World:
         self.raw: list[ToClient | StreamToClient] = []
         self.notes: list[str] = []
         self.rtt: dict[int, float] = {}
+        self.packets: dict[int, tuple[int, int]] = {}
+        """By connection: number of the next packet sent, largest number acknowledged."""
+        self.pings: list[tuple[float, int]] = []
         self.entropy = itertools.count(1)
         self.start_relay()
 
@@ -138,7 +162,12 @@ class World:
             control_limits=self.limits,
         )
         self.control = ControlServer(
-            self.relay, verify=judge, random=self.random, rtt_s=self.rtt.get, limits=self.limits
+            self.relay,
+            verify=judge,
+            random=self.random,
+            rtt_s=self.rtt.get,
+            packets=self.packets.get,
+            limits=self.limits,
         )
 
     def restart_relay(self) -> None:
@@ -172,6 +201,8 @@ class World:
         match command:
             case StreamToClient(conn, stream_id, data) if conn in self.members and stream_id > 1:
                 self.members[conn].signalled.append((stream_id, data))
+            case StreamToClient(conn, stream_id, data) if conn in self.members and self.members[conn].frozen:
+                self.members[conn].held.append((stream_id, data))
             case StreamToClient(conn, stream_id, data) if conn in self.members:
                 self.members[conn].control.stream_received(stream_id, data, False, self.now)
             case ToClient(conn, data) if conn in self.members:
@@ -182,6 +213,11 @@ class World:
                 if conn in self.members:
                     self.members[conn].closed.append(reason)
                     self.members[conn].lose()
+            case PingConnection(conn):
+                self.pings.append((self.now, conn))
+                number, acknowledged = self.packets[conn]
+                lives = conn in self.members and not self.members[conn].frozen
+                self.packets[conn] = number + 1, number if lives else acknowledged
             case OpenRelay() | CloseRelay():
                 self.relayed.append(command)
             case ToClient() | StreamToClient():
@@ -192,6 +228,8 @@ class World:
     def drain(self, member: Member) -> bool:
         """Do what a client asks for, and keep its events; whether there was anything."""
         busy = False
+        if member.frozen:
+            return busy
         while (command := member.control.next_command()) is not None:
             busy = True
             if isinstance(command, Abandon):
@@ -221,7 +259,12 @@ class World:
                 for part in (
                     self.relay,
                     self.control,
-                    *(core for member in self.members.values() for core in (member.core, member.control)),
+                    *(
+                        core
+                        for member in self.members.values()
+                        for core in (member.core, member.control)
+                        if not member.frozen
+                    ),
                 )
                 if (at := part.get_timer()) is not None and at <= now
             ]
