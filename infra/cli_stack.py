@@ -46,7 +46,7 @@ def up(
     """
     with user_errors():
         if twin:
-            enter(stack, make=True)
+            enter(stack, make=True, fetch=True)
         if not yes:
             _preview(stack, engine, verbose=verbose, real=real, twin=twin)
             confirm(f"Bring stack {stack} up?", yes)

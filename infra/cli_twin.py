@@ -81,12 +81,13 @@ def is_fresh() -> bool:
     return FRESH in os.environ
 
 
-def enter(stack: str, *, make: bool = False, close: bool = False) -> None:
+def enter(stack: str, *, make: bool = False, fetch: bool = False, close: bool = False) -> None:
     """Go on at the administrator's: run this command again there, and end with its exit code. Returns at once there.
 
     Args:
         stack: whose world.
-        make: make the world and fetch what a release needs, unless they are there.
+        make: make the world, unless it is there.
+        fetch: fetch what a release needs beforehand, which the world does not reach.
         close: remove the world after the command has succeeded.
 
     Raises:
@@ -101,15 +102,17 @@ def enter(stack: str, *, make: bool = False, close: bool = False) -> None:
     there = site.exists
     if not there and not make:
         raise CliFailure(f"the twin of {stack!r} is not up: ztna up --stack {stack} --twin", ExitCode.NO_STACK)
+    if fetch:
+        _fetch(stack, site)
     if make:
-        _prepare(stack, site)
+        site.open()
     code = _run_there(site, fresh=not there)
     if code == 0 and close:
         site.close()
     raise typer.Exit(code)
 
 
-def _prepare(stack: str, site: "Site") -> None:
+def _fetch(stack: str, site: "Site") -> None:
     from infra.engine.events import discard
     from infra.twin import stacks
 
@@ -119,7 +122,6 @@ def _prepare(stack: str, site: "Site") -> None:
         if values[key] == value:
             site.say(f"{key} is {value}: {why}")
     stacks.fetch(stack, values, project_dir(), site.say)
-    site.open()
 
 
 def _run_there(site: "Site", *, fresh: bool) -> int:
@@ -157,12 +159,11 @@ def with_identities(stack: str, outputs: "StackOutputs") -> "StackOutputs":
     from infra.lab import state
 
     places = {}
-    folder = state.run_dir(site_of(stack).run) / "keys"
+    folder = state.run_dir(site_of(stack).run)
     for name, place in outputs.places.items():
         key = outputs.ssh_private_keys.get(place.address)
-        if key and place.exec[:1] == ("ssh",) and folder.parent.is_dir():
-            folder.mkdir(mode=0o700, exist_ok=True)
-            path = folder / place.address
+        if key and place.exec[:1] == ("ssh",) and folder.is_dir():
+            path = folder / f"key.{place.address}"
             path.touch(mode=0o600)
             path.write_text(key)
             named = ("-o", f"IdentityFile={path}", "-o", "IdentitiesOnly=yes")

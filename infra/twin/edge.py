@@ -102,7 +102,6 @@ def apply(site: Site, edge: Edge) -> None:
     site.script(edge.name, edge_script(edge))
     path = _metadata_path(site, edge.host)
     if dict(edge.metadata) != _read(path):
-        path.parent.mkdir(exist_ok=True)
         new = path.with_suffix(".new")
         new.touch(mode=0o600)  # user data is among it
         new.write_text(json.dumps(dict(edge.metadata)))
@@ -202,7 +201,7 @@ def _rule(rule: Rule) -> str:
 
 
 def _metadata_path(site: Site, host: str) -> Path:
-    return state.run_dir(site.run) / "metadata" / f"{host}.json"
+    return state.run_dir(site.run) / f"metadata.{host}.json"
 
 
 def _read(path: Path) -> object:
