@@ -164,19 +164,24 @@ def test_a_running_provider_can_be_attached(disk: Disk, monkeypatch: pytest.Monk
 
 
 def test_a_binary_ends_when_the_engine_is_gone(disk: Disk, tmp_path: Path) -> None:
-    watcher = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, str(EXEC.with_name("watch.py")), str(tmp_path / "bin/pulumi-resource-disk")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert watcher.stdout is not None
-    watcher.stdout.readline()
-    pid = int((disk.directory / "pid").read_text())
-    assert psutil.pid_exists(pid)
-    assert watcher.stdin is not None
-    watcher.stdin.close()
-    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    watcher.wait(10)
-    watcher.stdout.close()
+    ) as watcher:  # fmt: skip
+        assert watcher.stdout is not None
+        watcher.stdout.readline()
+        pid = int((disk.directory / "pid").read_text())
+        assert runs(pid)
+        assert watcher.stdin is not None
+        watcher.stdin.close()
+        wait_until(lambda: not runs(pid))
+
+
+def runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_the_dynamic_provider_runs_in_the_programs_interpreter(tmp_path: Path) -> None:
