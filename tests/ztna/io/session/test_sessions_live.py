@@ -67,7 +67,7 @@ async def drip(overlay: Overlay, size: int, until: asyncio.Event) -> tuple[bytes
         await writer.drain()
         await asyncio.sleep(0.01)
     writer.write_eof()
-    await asyncio.wait_for(reading, 30)
+    await asyncio.wait_for(reading, 75)
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
@@ -86,9 +86,9 @@ async def test_a_transfer_goes_on_over_a_restart_of_the_relay_in_the_same_sessio
         await overlay.crash_relay()
         await overlay.start_relay()
         roles = (overlay.agent, overlay.connector)
-        await eventually(lambda: all(role.not_ready() is None for role in roles), 20)
+        await eventually(lambda: all(role.not_ready() is None for role in roles), 60)
         waiting = connector_sessions(overlay.connector)._unconfirmed._waiting
-        await eventually(lambda: not waiting, 20)
+        await eventually(lambda: not waiting, 60)
         over.set()
         sent, back = await transfer
         assert sent == back
