@@ -142,6 +142,11 @@ _POWERLESS: Final = "CapabilityBoundingSet=\nAmbientCapabilities=\nPrivateUsers=
 # In a user namespace of its own the capability would not be one over the host's network, and without /proc/sys the
 # unit could not see whether the host forwards.
 _FORWARDING: Final = "CapabilityBoundingSet=CAP_NET_ADMIN\nAmbientCapabilities=CAP_NET_ADMIN\n"
+# An intermediate that is interrupted leaves nothing in the kernel; one that is terminated leaves what its successor
+# takes over, so that a restart costs relayed sessions nothing. The unit file that is loaded decides: a successor that
+# does not forward takes nothing over.
+_STOPS_FOR_GOOD: Final = "KillSignal=SIGINT\n"
+_IS_SUCCEEDED: Final = "RestartKillSignal=SIGTERM\n"
 
 
 def unit_text(unit: Unit) -> str:
@@ -149,6 +154,7 @@ def unit_text(unit: Unit) -> str:
     after = " ".join(("network-online.target", *(f"{name}.service" for name in unit.after)))
     reload = "ExecReload=/bin/kill -HUP $MAINPID\n" if unit.reload else ""
     power = _FORWARDING if unit.forwards else _POWERLESS
+    ends = (_STOPS_FOR_GOOD if unit.role == "intermediate" else "") + (_IS_SUCCEEDED if unit.forwards else "")
     runtime = f"RuntimeDirectory={unit.name}\nRuntimeDirectoryMode=0700\n" if unit.runtime else ""
     only_here = "IPAddressAllow=localhost\nIPAddressDeny=any\n" if unit.local_only else ""
     return (
@@ -156,7 +162,7 @@ def unit_text(unit: Unit) -> str:
         f"[Unit]\nDescription={unit.description}\n"
         f"Wants=network-online.target\nAfter={after}\nStartLimitIntervalSec=0\n\n"
         f"[Service]\nType=exec\nUser={USER}\nGroup={USER}\nExecStart={_command(unit.exec)}\n{reload}"
-        "Restart=always\nRestartSec=1\nTimeoutStartSec=30\nTimeoutStopSec=10\nLimitNOFILE=65536\n"
+        f"Restart=always\nRestartSec=1\nTimeoutStartSec=30\nTimeoutStopSec=10\n{ends}LimitNOFILE=65536\n"
         f"Environment=PYTHONDONTWRITEBYTECODE=1\n{runtime}{_HARDENING}{power}{only_here}\n"
         "[Install]\nWantedBy=multi-user.target\n"
     )

@@ -72,6 +72,13 @@ def test_only_who_has_the_kernel_forward_has_a_capability_and_no_other_one() -> 
     assert all(section(unit, "Service")["AmbientCapabilities"] == "" for unit in ALL)
 
 
+def test_a_restart_leaves_the_kernels_rules_to_a_successor_that_forwards_and_a_stop_leaves_nothing() -> None:
+    ends = ("KillSignal", "RestartKillSignal")
+    assert [section(FORWARDING_INTERMEDIATE, "Service").get(key) for key in ends] == ["SIGINT", "SIGTERM"]
+    assert [section(INTERMEDIATE, "Service").get(key) for key in ends] == ["SIGINT", None]
+    assert [section(CONNECTOR, "Service").get(key) for key in ends] == [None, None]
+
+
 def test_the_relay_has_a_private_directory_for_its_socket() -> None:
     service = section(INTERMEDIATE, "Service")
     assert (service["RuntimeDirectory"], service["RuntimeDirectoryMode"]) == ("ztna-intermediate", "0700")

@@ -184,8 +184,11 @@ class IntermediateServer:
         )
         return responder
 
-    async def stop(self) -> None:
-        """Tell members, close every connection with `server shutting down`, within 3 s; then free the ports."""
+    async def stop(self, *, leave: bool = False) -> None:
+        """Tell members, close every connection with `server shutting down`, within 3 s; then free the ports.
+
+        With `leave` the kernel goes on forwarding for 30 s, for the process that comes in this one's place.
+        """
         self._draining = True
         if self._policy_task is not None:
             self._policy_task.cancel()
@@ -198,7 +201,7 @@ class IntermediateServer:
         await self.endpoint.drain(0, DRAIN_REASON, DRAIN_S)
         if self._core_timer is not None:
             self._core_timer.cancel()
-        await self.relay.close()
+        await self.relay.close(leave=leave)
         self.endpoint.close()
         self.stun.close()
         with contextlib.suppress(TimeoutError):
@@ -362,17 +365,17 @@ class IntermediateServer:
 async def serve(
     config: IntermediateConfig, log: Logger, reread: Callable[[], IntermediateConfig], admin_socket: Path | None = None
 ) -> None:
-    """Serve until SIGTERM or SIGINT. A second one ends at once."""
+    """Serve until SIGTERM, which may be a restart, or SIGINT, which is the end. A second one ends at once."""
     server = IntermediateServer(config, log, reread=reread, admin_socket=admin_socket)
-    stopped = asyncio.Event()
+    stops: asyncio.Queue[bool] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    on_signals(loop, {signal.SIGTERM: stopped.set, signal.SIGINT: stopped.set})
+    on_signals(loop, {signal.SIGTERM: lambda: stops.put_nowait(True), signal.SIGINT: lambda: stops.put_nowait(False)})
     await server.start()
     on_signals(loop, {signal.SIGHUP: server.reload})
     settle_memory()
-    await stopped.wait()
+    leave = await stops.get()
     on_signals(loop, {signal.SIGTERM: lambda: os._exit(0), signal.SIGINT: lambda: os._exit(0)})
-    await server.stop()
+    await server.stop(leave=leave)
 
 
 def run(path: Path) -> None:

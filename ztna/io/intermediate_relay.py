@@ -77,9 +77,9 @@ class SessionRelay:
             self.admin = None
             self._server.log.warning("no admin socket", detail=str(exc))
 
-    async def close(self) -> None:
-        """Forward nothing more and leave nothing behind; idempotent."""
-        self.relay.close()
+    async def close(self, *, leave: bool = False) -> None:
+        """Forward nothing more and leave nothing behind, or what a next process takes over; idempotent."""
+        self.relay.close(leave=leave)
         if self.admin is not None:
             await self.admin.close()
 

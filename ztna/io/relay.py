@@ -100,14 +100,14 @@ class Relay:
         if self._tick_handle is not None:
             self._log.warning("relay leaves the kernel", reason=reason)
 
-    def close(self) -> None:
-        """Stop forwarding and leave nothing behind; idempotent."""
+    def close(self, *, leave: bool = False) -> None:
+        """Stop forwarding and leave nothing behind, or what a next process takes over; idempotent."""
         for handle in (self._tick_handle, self._timer):
             if handle is not None:
                 handle.cancel()
         self._tick_handle = self._timer = None
         if self._forwarder is not None:
-            self._forwarder.close()
+            self._forwarder.close(leave=leave)
             self._forwarder = None
 
     # -- inputs -------------------------------------------------------------------------------------------------

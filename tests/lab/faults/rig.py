@@ -66,10 +66,18 @@ class FaultBed:
         agent_link: Impairment = NO_CHANGE,
         connector_link: Impairment = NO_CHANGE,
         config: Mapping[str, Any] | None = None,
+        relay_config: Mapping[str, Any] | None = None,
     ) -> None:
         self.topology = topology(nats, agent_link, connector_link)
         keys = dict(config or {})
-        spec = SessionBedSpec(self.topology, (AGENT,), (CONNECTOR,), agent_config=keys, connector_config=keys)
+        spec = SessionBedSpec(
+            self.topology,
+            (AGENT,),
+            (CONNECTOR,),
+            agent_config=keys,
+            connector_config=keys,
+            relay_config=dict(relay_config or {}),
+        )
         self.bed = SessionBed(run_name("fault"), directory, spec)
 
     def __enter__(self) -> "FaultBed":

@@ -160,10 +160,10 @@ class KernelFirst:
                 self._report(f"a session is not relayed any more: {exc}")
                 del self._pairs[session]
 
-    def close(self) -> None:
-        """Remove everything; idempotent."""
+    def close(self, *, leave: bool = False) -> None:
+        """Remove everything, or leave what goes on without this process; idempotent."""
         for backend in self._backends():
-            backend.close()
+            backend.close(leave=leave)
 
     def _backends(self) -> list[Forwarder]:
         return [backend for backend in (self._kernel, self._userspace) if backend is not None]

@@ -3,6 +3,7 @@
 The ruleset is in ztna/io/forward/ruleset.py. Installing a pair is one netlink transaction of about 0.2 ms.
 """
 
+import contextlib
 import errno
 import ipaddress
 import json
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from ztna.io.forward.adopt import MAPS, ORPHANED_S, Orphans, left_in
 from ztna.io.forward.forwarding import Forwarding
 from ztna.io.forward.nfnetlink import Change, Element, NftError, SetElements, delete_table, list_tables
 from ztna.io.forward.ruleset import ALIVE_S, MARK, MARK_MASK, Ruleset, families_of, table_name
@@ -66,15 +68,17 @@ class KernelForwarder:
         self._versions = tuple(int(family[-1]) for family in families_of(host))
         _demand_capability(host)
         try:
-            off = clear_stale(self.table)
+            off = clear_stale(self.table, keep_own=True)
+            left = left_in(self.table, self._versions, clock())
         except OSError as exc:
             raise ForwardError(f"nftables tables cannot be changed: {exc.strerror}") from exc
         self._forwarding = Forwarding(off)
         families = families_of(host)
         off = tuple(family for family in families if self._forwarding.was_off(family))
-        rules = Ruleset(host=host, port=port, comment=Owner.this(off).comment, guarded=off)
+        rules = Ruleset(host=host, port=port, comment=Owner.this(off).comment, guarded=off, elements=left)
         self._port = port.to_bytes(2, "big")
         _load(rules.text())
+        self._orphans = Orphans.of(left)
         try:
             self._forwarding.turn_on(families)
             self._sets = SetElements(self.table)
@@ -102,7 +106,7 @@ class KernelForwarder:
         except ForwardError:
             self.remove(session)
             raise
-        changes, past = [], PairCounters()
+        changes, past = list(self._orphans.claimed((pair.key_a, pair.key_b))), PairCounters()
         if old is not None:
             past = self._counted(session, old, None)
             changes += list(_changes(old, delete=True))
@@ -182,6 +186,8 @@ class KernelForwarder:
             self._renewed_at = now
             if not self._renew():
                 return f"somebody removed the nftables table {self.table}"
+        with contextlib.suppress(NftError):  # gone with the whole table
+            self._sets.apply(self._orphans.overdue(now))
         if now - self._checked_at < _CHECK_S or not self._pairs:
             return None
         self._checked_at = now
@@ -194,9 +200,9 @@ class KernelForwarder:
             return "packets arrive but do not leave: a firewall of this host drops what it forwards"
         return None
 
-    def _renew(self) -> bool:
+    def _renew(self, for_s: float = ALIVE_S) -> bool:
         element = [Element(self._port)]
-        renewed = Change("alive", [Element(self._port, timeout_ms=ALIVE_S * 1000)])
+        renewed = Change("alive", [Element(self._port, timeout_ms=round(for_s * 1000))])
         try:
             try:
                 self._sets.apply([Change("alive", element, delete=True), renewed])
@@ -229,11 +235,18 @@ class KernelForwarder:
             past.b_bytes + b_bytes - header * b_packets,
         )
 
-    def close(self) -> None:
-        """Remove the table and put forwarding back, unless another relay of this namespace needs it; idempotent."""
+    def close(self, *, leave: bool = False) -> None:
+        """Remove the table and put forwarding back, unless another relay of this namespace needs it; idempotent.
+
+        With `leave` pairs are forwarded for 30 s more, for the next process on this port to take over. If none comes
+        the table stays without effect, until any relay starts on this host.
+        """
         if self._closed:
             return
         self._closed = True
+        if leave and (self._pairs or len(self._orphans)) and self._renew(ORPHANED_S):
+            self._sets.close()
+            return
         self._pairs.clear()
         self._sets.close()
         if not others_live(self.table):
@@ -246,7 +259,7 @@ def _changes(pair: _Pair, *, delete: bool) -> Iterator[Change]:
     hosts = [Element(key, b"" if delete else _packed(to.host)) for key, to, _ in ways]
     ports = [Element(key, b"" if delete else to.port.to_bytes(2, "big")) for key, to, _ in ways]
     own = [Element(key, b"" if delete else _packed(address)) for key, _, address in ways]
-    for name, elements in (("host", hosts), ("port", ports), ("own", own)):
+    for name, elements in zip(MAPS, (hosts, ports, own), strict=True):
         yield Change(f"{name}{pair.version}", elements, delete)
 
 

@@ -93,6 +93,21 @@ class SetElements:
         if requests:
             self._netlink.transact(requests)
 
+    def elements(self, set_name: str) -> dict[bytes, bytes]:
+        """Return {key: data} of a set or map; the data of a set's elements is empty.
+
+        Raises:
+            NftError: there is no such set.
+        """
+        found: dict[bytes, bytes] = {}
+        for answer in self._netlink.ask(_GETSETELEM, self._table + _text(_LIST_SET, set_name), dump=True):
+            listed = dict(_attributes(answer)).get(_LIST_ELEMENTS, b"")
+            for _, element in _attributes(listed):
+                key, data = _find(element, (_ELEMENT_KEY, 1)), _find(element, (_ELEMENT_DATA, 1))
+                if key is not None:
+                    found[element[slice(*key)]] = b"" if data is None else element[slice(*data)]
+        return found
+
     def counters(self, set_name: str, keys: Sequence[bytes] | None = None) -> dict[bytes, tuple[int, int]]:
         """Return {key: (packets, bytes)} of a set whose elements count; of `keys` only, where given.
 

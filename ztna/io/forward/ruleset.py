@@ -11,8 +11,12 @@ nothing. (Time-outs of the map elements could do the same, but kernels before 6.
 their counters.)
 """
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Final
+
+from ztna.io.forward.adopt import Elements
 
 TABLE_PREFIX: Final = "ztna_relay_"
 GATEWAY_PREFIX: Final = "ztna_connector_"
@@ -37,6 +41,8 @@ class Ruleset:
     port: int
     comment: str
     guarded: tuple[str, ...] = ()
+    elements: Elements = field(default_factory=dict)
+    """What the maps begin with."""
 
     @property
     def table(self) -> str:
@@ -69,11 +75,29 @@ class Ruleset:
         for family in self.families:
             kind, digit = f"{family}_addr", family[-1]
             lines += [
-                f"  map host{digit} {{ type {kind} . inet_service : {kind}; counter; }}",
-                f"  map port{digit} {{ type {kind} . inet_service : inet_service; }}",
-                f"  map own{digit} {{ type {kind} . inet_service : {kind}; counter; }}",
+                f"  map host{digit} {{ type {kind} . inet_service : {kind}; counter;{self._begin(f'host{digit}')} }}",
+                f"  map port{digit} {{ type {kind} . inet_service : inet_service;{self._begin(f'port{digit}')} }}",
+                f"  map until{digit} {{ type {kind} . inet_service : mark;{self._begin(f'until{digit}')} }}",
+                f"  map own{digit} {{ type {kind} . inet_service : {kind}; counter;{self._begin(f'own{digit}')} }}",
             ]
         return lines
+
+    def _begin(self, name: str) -> str:
+        elements = self.elements.get(name)
+        if not elements:
+            return ""
+        size = 4 if name.endswith("4") else 16
+
+        def shown(data: bytes) -> str:
+            if name.startswith("port"):
+                return str(int.from_bytes(data[:2], "big"))
+            return str(int.from_bytes(data[:4], sys.byteorder) if name.startswith("until") else ip_address(data[:size]))
+
+        entries = (
+            f"{ip_address(key[:size])} . {int.from_bytes(key[size : size + 2], 'big')} : {shown(data)}"
+            for key, data in elements.items()
+        )
+        return f" elements = {{ {', '.join(entries)} }}"
 
     def _prerouting(self) -> str:
         rules = []

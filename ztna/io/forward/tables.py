@@ -49,8 +49,11 @@ class Owner:
         return self.pid_namespace == _pid_namespace() and _start_of(self.pid) != self.start
 
 
-def clear_stale(own_table: str) -> tuple[str, ...]:
+def clear_stale(own_table: str, *, keep_own: bool = False) -> tuple[str, ...]:
     """Remove the tables of dead relays, and `own_table`: who holds its UDP socket is the only one who may use it.
+
+    Args:
+        keep_own: leave `own_table`, since the caller replaces it in one transaction.
 
     Returns:
         Families whose forwarding was off before a relay that is gone, or that lives beside us, turned it on.
@@ -61,7 +64,10 @@ def clear_stale(own_table: str) -> tuple[str, ...]:
     off: set[str] = set()
     for name, owner in _relays(list_tables()).items():
         off.update(owner.off if owner is not None else ())
-        if name == own_table or (owner is not None and owner.is_dead):
+        if name == own_table:
+            if not keep_own:
+                delete_table(name)
+        elif owner is not None and owner.is_dead:
             delete_table(name)
     return tuple(sorted(off))
 

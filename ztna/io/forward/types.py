@@ -69,5 +69,8 @@ class Forwarder(Protocol):
             Why it does not forward although it should, if that is so: then another back end must take over.
         """
 
-    def close(self) -> None:
-        """Remove everything it made; idempotent."""
+    def close(self, *, leave: bool = False) -> None:
+        """Remove everything it made; idempotent.
+
+        With `leave` another process is about to come in this one's place: what can go on without a process does.
+        """

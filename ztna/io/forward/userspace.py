@@ -156,6 +156,6 @@ class UserspaceForwarder:
         """Nothing to renew, and nothing of the host between it and its packets."""
         return None
 
-    def close(self) -> None:
-        """Close all sockets; idempotent."""
+    def close(self, *, leave: bool = False) -> None:
+        """Close all sockets; nothing can be left. Idempotent."""
         self._pumps.close()

@@ -164,8 +164,8 @@ class WorkerForwarder:
         """Return why workers cannot be used any more, if that is so."""
         return self._problem
 
-    def close(self) -> None:
-        """End the workers and close all sockets; idempotent."""
+    def close(self, *, leave: bool = False) -> None:
+        """End the workers and close all sockets; nothing can be left. Idempotent."""
         workers, self._workers = self._workers, []
         for worker in workers:
             self._loop.remove_reader(worker.channel.fileno())
