@@ -20,7 +20,7 @@ from infra.cli_common import (
     user_errors,
 )
 from infra.cli_preview import preview_json
-from infra.cli_twin import TwinOption, enter, is_fresh
+from infra.cli_twin import TwinOption, enter, is_fresh, show_limits
 from infra.outputs import EXPORT_KEYS, OutputsError, from_exports
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def up(
             from infra.cli_show import show_stack, table_console
 
             show_stack(from_exports(outputs), table_console())
+            if twin:
+                show_limits(stack)
 
 
 def preview(

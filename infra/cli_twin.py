@@ -173,6 +173,21 @@ def with_identities(stack: str, outputs: "StackOutputs") -> "StackOutputs":
     return replace(outputs, places=places)
 
 
+def limits(stack: str) -> list[str]:
+    """What the twin does not model of the types that a stack has, one sentence each."""
+    from infra.engine.events import discard
+    from infra.twin.catalogue import limits_of
+
+    return limits_of(item.type for item in workspace(stack, discard).state().resources)
+
+
+def show_limits(stack: str) -> None:
+    """Print that list: what passes here may fail in the cloud by one of them."""
+    typer.secho("\nThe twin does not model (docs/twin.md):", bold=True)
+    for sentence in limits(stack):
+        typer.echo(f"  {sentence}")
+
+
 def admin_prefix(stack: str) -> tuple[str, ...]:
     """Argv prefix that runs a command with the administrator's network.
 
@@ -204,6 +219,7 @@ def verify_twin(stack: str, *, quick: bool, as_json: bool) -> int:
                 typer.echo(f"        {found.detail}")
 
     outputs = stack_outputs(stack, show_secrets=True, twin=True)
+    outputs = replace(outputs, limits=(*outputs.limits, *limits(stack)))
     report = verify(site_of(stack), outputs, quick=quick, on_result=show)
     written = write_report(report, project_dir() / REPORTS_DIR / f"{stack}-twin")
     if as_json:
