@@ -28,7 +28,7 @@ HOST = "127.0.0.1"
 ECHO_IP, HTTP_IP, AGENT_IP = "100.64.0.100", "100.64.0.101", "100.64.1.1"
 ECHO, HTTP = "echo-service", "http-app"
 ECHO_PORT, HTTP_PORT = 9999, 80
-READY_S = 10.0
+READY_S = 30.0
 
 FORWARDS = tuple(
     ForwardConfig(protocol=protocol, listen=(HOST, 0), service=service, port=port)

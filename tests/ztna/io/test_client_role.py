@@ -97,8 +97,8 @@ async def test_connector_process_serves_tells_and_says_goodbye(tmp_path: Path) -
         assert "ztna_connector_forwarded_packets_total 1.0" in metrics
         assert (await get(port, "/healthz"))[0] == 200
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 3) == 0
-        await eventually(lambda: overlay.relay.status()["connections"] == 1, 1)
+        assert await asyncio.wait_for(process.wait(), 15) == 0
+        await eventually(lambda: overlay.relay.status()["connections"] == 1, 10)
     await overlay.__aexit__(None, None, None)
 
 

@@ -266,10 +266,10 @@ async def test_a_planned_stop_is_announced_and_members_return(bed: Bed) -> None:
         assert (await member.told(Draining)).deadline_s > 0
         assert not [event for event in member.events if isinstance(event, SessionEnded)]
     await bed.overlay.start_relay()
-    await eventually(lambda: agent.control.ready and connector.control.ready, 5)
+    await eventually(lambda: agent.control.ready and connector.control.ready, 20)
     agent.uplink.sessions.connect(ECHO, 0.0, session=granted.session, key=granted.key)
     agent.uplink.say()
-    invited = await connector.told(SessionInvited, 2)
+    invited = await connector.told(SessionInvited, 10)
     assert (invited.session, invited.key, invited.resume) == (granted.session, granted.key, True)
 
 
@@ -280,7 +280,7 @@ async def test_a_relay_that_is_killed_is_found_again(bed: Bed) -> None:
     await bed.overlay.crash_relay()
     await agent.told(ControlDown)
     await bed.overlay.start_relay()
-    await eventually(lambda: agent.control.ready and connector.control.ready, 8)
+    await eventually(lambda: agent.control.ready and connector.control.ready, 25)
     assert (agent.protocol, agent.uplink.counters.lost_silent) == (ALPN_V2, 1)
 
 
@@ -316,7 +316,7 @@ async def test_the_process_that_started_last_serves(bed: Bed) -> None:
     assert await newer.packet() == to_echo(b"x")
     await newer.close()
     # The standby follows at once.
-    await eventually(lambda: bed.relay.status()["services"][ECHO]["connector"] == "connector", 1)
+    await eventually(lambda: bed.relay.status()["services"][ECHO]["connector"] == "connector", 10)
     agent.send(to_echo(b"y"))
     assert await older.packet() == to_echo(b"y")
 
