@@ -269,7 +269,7 @@ async def test_a_planned_stop_is_announced_and_members_return(bed: Bed) -> None:
     await eventually(lambda: agent.control.ready and connector.control.ready, 20)
     agent.uplink.sessions.connect(ECHO, 0.0, session=granted.session, key=granted.key)
     agent.uplink.say()
-    invited = await connector.told(SessionInvited, 10)
+    invited = await connector.told(SessionInvited, 2)
     assert (invited.session, invited.key, invited.resume) == (granted.session, granted.key, True)
 
 
