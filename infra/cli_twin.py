@@ -106,6 +106,7 @@ def enter(stack: str, *, make: bool = False, fetch: bool = False, close: bool = 
         _fetch(stack, site)
     if make:
         site.open()
+        _furnish(stack, site)
     code = _run_there(site, fresh=not there)
     if code == 0 and close:
         site.close()
@@ -122,6 +123,13 @@ def _fetch(stack: str, site: "Site") -> None:
         if values[key] == value:
             site.say(f"{key} is {value}: {why}")
     stacks.fetch(stack, values, project_dir(), site.say)
+
+
+def _furnish(stack: str, site: "Site") -> None:
+    from infra.engine.events import discard
+    from infra.twin import stacks
+
+    stacks.furnish(stack, {**stacks.config_of(stack), **workspace(stack, discard).config.load().values}, site)
 
 
 def _run_there(site: "Site", *, fresh: bool) -> int:

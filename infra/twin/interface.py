@@ -7,7 +7,7 @@
     update     -> `update` in place
     delete     -> `delete`; what is gone already is no error
 
-A property is in exactly one table: `force_new`, `in_place`, or `left_out`; one in none of them is refused by name.
+A property is in `force_new` or `in_place`, or taken without effect in `left_out`; one in none is refused by name.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,6 +26,20 @@ Json = dict[str, Any]
 
 class TwinError(ResourceError):
     """The twin cannot do it; the text says what, why, and the remedy."""
+
+
+class NotReady(TwinError):
+    """What was made or changed is there and does not work yet: it is kept, and the next `up` goes on with it.
+
+    Args:
+        made: what there is.
+        reason: what it waits for.
+    """
+
+    def __init__(self, made: "Made", reason: str) -> None:
+        super().__init__(reason)
+        self.made = made
+        self.reason = reason
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,8 +106,12 @@ class TwinType:
         """Yield what the real provider or API would refuse; unknown values (UNKNOWN) are to be passed over."""
         yield from ()
 
+    def notes(self, name: str, inputs: Json) -> Iterator[str]:
+        """Yield what is left out of these inputs beyond the table; each sentence is printed once."""
+        yield from ()
+
     def create(self, call: Call, inputs: Json) -> Made:
-        """Make it, or go on making it where an interrupted call stopped."""
+        """Make it, or go on making it where an interrupted call stopped. Raises NotReady where it does not work yet."""
         raise NotImplementedError(self.type_name)
 
     def read(self, call: Call, outputs: Json) -> Json | None:
@@ -101,7 +119,7 @@ class TwinType:
         raise NotImplementedError(self.type_name)
 
     def update(self, call: Call, outputs: Json, olds: Json, news: Json) -> Json:
-        """Bring it to the new inputs in place and return its outputs."""
+        """Bring it to the new inputs in place and return its outputs. Raises NotReady likewise."""
         raise NotImplementedError(self.type_name)
 
     def delete(self, call: Call, outputs: Json, inputs: Json) -> None:

@@ -14,6 +14,7 @@ from infra.twin.site import Site
 
 MODULES: Final[Mapping[str, str]] = {
     "digitalocean": "infra.twin.digitalocean",
+    "kubernetes": "infra.twin.k8s",
     "tls": "infra.twin.tls",
 }
 """Package -> the module whose PACKAGE it is; imported when a program wants it."""

@@ -3,8 +3,8 @@
 import difflib
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from infra.engine.argcheck import check as check_arguments
@@ -14,7 +14,7 @@ from infra.engine.providers import Diff, Existing, Failure, Outcome
 from infra.engine.sdkschema import Sdk
 from infra.engine.urn import name_of, type_of
 from infra.lab.errors import LabError
-from infra.twin.interface import Call, Json, LeftOut, TwinError, TwinFunction, TwinType
+from infra.twin.interface import Call, Json, NotReady, TwinError, TwinFunction, TwinType
 from infra.twin.site import Site
 
 AUTONAME_HEX: Final = 7
@@ -30,12 +30,14 @@ class Package:
         types: its resource types.
         functions: its functions.
         config: keys of provider configuration that are taken, without effect: the twin has no account.
+        refuse: yields what of a configuration of these keys the twin cannot do.
     """
 
     name: str
     types: Sequence[TwinType]
     functions: Sequence[TwinFunction] = ()
     config: frozenset[str] = frozenset()
+    refuse: Callable[[Json], Iterable[Failure]] = field(default=lambda config: ())
 
     def by_token(self) -> dict[str, TwinType]:
         """Its types by token."""
@@ -64,11 +66,12 @@ class TwinProvider:
 
     def check_config(self, urn: str, olds: Props, news: Props) -> tuple[Props, list[Failure]]:
         taken = self._package.config | {"version", "pluginDownloadURL"}
-        return news, [
+        unknown = [
             Failure(key, f"the twin of {self._package.name} takes no such configuration{_hint(key, taken)}")
             for key in news
             if key not in taken and not key.startswith("__")
         ]
+        return news, unknown or list(self._package.refuse(_open(news)))
 
     def diff_config(self, urn: str, olds: Props, news: Props) -> Diff:
         return Diff(False)
@@ -91,7 +94,7 @@ class TwinProvider:
                 return filled, report.failures
         opened = _open(filled)
         failures = [*_not_modelled(kind, opened), *kind.validate(opened)]
-        for sentence in _left_out(kind, name_of(urn), opened):
+        for sentence in (*_left_out(kind, name_of(urn), opened), *kind.notes(name_of(urn), opened)):
             self._note(sentence)
         return filled, failures
 
@@ -121,9 +124,13 @@ class TwinProvider:
         kind = self._type(urn)
         if preview:
             return Outcome("", {**self._all_unknown(kind), **inputs})
+        errors: tuple[str, ...] = ()
         with _as_resource_errors(kind, urn):
-            made = kind.create(self._call(urn), _open(inputs))
-        return Outcome(made.id, self._outputs(kind, inputs, made.outputs))
+            try:
+                made = kind.create(self._call(urn), _open(inputs))
+            except NotReady as waiting:
+                made, errors = waiting.made, (waiting.reason,)
+        return Outcome(made.id, self._outputs(kind, inputs, made.outputs), init_errors=errors)
 
     def read(self, urn: str, id_: str, inputs: Props, outputs: Props, timeout_s: float) -> Outcome:
         kind = self._type(urn)
@@ -140,9 +147,13 @@ class TwinProvider:
             unknown = dict.fromkeys(kind.computed(_open(old.inputs), _open(news)), UNKNOWN)
             return Outcome(old.id, {**old.outputs, **news, **unknown})
         self._site.store.acknowledge(old.urn, old.id)
+        errors: tuple[str, ...] = ()
         with _as_resource_errors(kind, old.urn):
-            outputs = kind.update(self._call(old.urn, old.id), _open(old.outputs), _open(old.inputs), _open(news))
-        return Outcome(old.id, self._outputs(kind, news, outputs))
+            try:
+                outputs = kind.update(self._call(old.urn, old.id), _open(old.outputs), _open(old.inputs), _open(news))
+            except NotReady as waiting:
+                outputs, errors = waiting.made.outputs, (waiting.reason,)
+        return Outcome(old.id, self._outputs(kind, news, outputs), init_errors=errors)
 
     def delete(self, old: Existing, timeout_s: float) -> None:
         kind = self._type(old.urn)
@@ -194,6 +205,9 @@ class TwinProvider:
     def _outputs(self, kind: TwinType, marks: Props, made: Json) -> Props:
         """All outputs, secrets marked. Raises TwinError for one that the SDK has and the twin gave no value."""
         unfilled = {name for name in self._all_unknown(kind) if name not in made} - kind.properties()
+        if unfilled and self._sdk is not None:
+            taken = self._sdk.arguments(kind.type_name)
+            unfilled -= set(taken.fields) if taken is not None else set()  # an argument that nobody gave
         if unfilled:
             raise TwinError(
                 f"the twin of {kind.type_name} fills no output {', '.join(sorted(unfilled))}: a fault of its"
@@ -250,15 +264,3 @@ def _left_out(kind: TwinType, name: str, inputs: Json) -> Iterator[str]:
 def _hint(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(known), 1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def limits(packages: Iterable[Package]) -> Mapping[str, list[str]]:
-    """What the twin does not model, by type: sentences on the type and on its properties without effect."""
-    return {
-        kind.type_name: [*kind.limits, *(f"{key}: {entry.why}" for key, entry in kind.left_out.items())]
-        for package in packages
-        for kind in package.types
-    }
-
-
-__all__ = ["LeftOut", "Package", "TwinProvider", "limits"]

@@ -7,6 +7,8 @@ from typing import Final
 
 from infra import bundle
 from infra.bundle import Target
+from infra.twin.interface import TwinError
+from infra.twin.site import Site
 
 BUNDLES: Final = Path(".ztna") / "bundles"
 
@@ -18,10 +20,12 @@ class TwinStack:
     Attributes:
         config: values by `namespace:name` for keys that the stack's file gives no value, each with the reason.
         host_python: key of the version of Python that releases are built for; empty where none is released.
+        home: key of an address on the LAN of the home that has the stack's cluster; empty for a stack without one.
     """
 
     config: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     host_python: str = ""
+    home: str = ""
 
 
 STACKS: Final[Mapping[str, TwinStack]] = {
@@ -32,6 +36,7 @@ STACKS: Final[Mapping[str, TwinStack]] = {
         },
         host_python="do-nyc1:hostPython",
     ),
+    "pi-home": TwinStack(home="pi-home:loadBalancerIp"),
 }
 
 
@@ -59,3 +64,19 @@ def fetch(stack: str, config: Mapping[str, str], project: Path, say: Callable[[s
         if not path.exists():
             say(f"building the release bundle for Python {python}: {path}")
         bundle.build(target, project / BUNDLES)
+
+
+def furnish(stack: str, config: Mapping[str, str], site: Site) -> None:
+    """Make what a stack finds in its world: a home with a cluster, for a stack that has one there.
+
+    Raises:
+        TwinError: the address is in a network that the twin needs for itself.
+    """
+    key = STACKS.get(stack, TwinStack()).home
+    if key and config.get(key):
+        from infra.twin import k8s_cluster
+
+        try:
+            k8s_cluster.furnish(site, config[key])
+        except ValueError as error:
+            raise TwinError(f"{key}: {error}") from error
