@@ -14,7 +14,7 @@ import pulumi
 from components.aws_cluster import AwsCluster, AwsClusterArgs, log_group
 from components.aws_images import AwsImages, AwsImagesArgs
 from components.aws_nlb import AwsNlb, AwsNlbArgs
-from components.aws_relay import ADMIN_USER, AwsRelay, AwsRelayArgs
+from components.aws_relay import AwsRelay, AwsRelayArgs
 from components.aws_secrets import AwsSecrets, AwsSecretsArgs
 from components.aws_security_groups import AwsSecurityGroups, AwsSecurityGroupsArgs
 from components.aws_service_discovery import AwsServiceDiscovery, AwsServiceDiscoveryArgs
@@ -115,6 +115,7 @@ class AwsDesign:
             instance_type=self.config.instance_type,
             generation=self.config.host_generation,
             ami_parameter=self.config.ami_parameter,
+            user=self.config.host_user,
             subnet_id=vpc.public_subnet_ids[0],
             security_group_id=groups.intermediate_id,
             keys=keys,
@@ -142,13 +143,13 @@ class AwsDesign:
             machine=relay.instance_id,
             ssh=SshTarget(
                 host=relay.host,
-                user=ADMIN_USER,
+                user=self.config.host_user,
                 private_key=keys.admin_private,
                 bootstrap_public=keys.bootstrap_public,
                 permanent_public=keys.permanent_public,
                 permanent_private=keys.permanent_private,
             ),
-            target=Target(),
+            target=Target(python=self.config.host_python),
             units=(units.FORWARDING_INTERMEDIATE if self.forwards else units.INTERMEDIATE,),
             files={"intermediate": files},
             ready=(units.READY[units.INTERMEDIATE.name],),
@@ -257,7 +258,7 @@ class AwsDesign:
 
     def places(self, relay_host: str, host_key: str) -> dict[str, Place]:
         """Where commands run: on the relay, by SSH that believes its host key. Tasks of Fargate are not entered."""
-        ssh = ssh_command(ADMIN_USER, relay_host, host_key)
+        ssh = ssh_command(self.config.host_user, relay_host, host_key)
         places = {
             RELAY: unit_place("intermediate", units.INTERMEDIATE, ssh, relay_host),
             CONNECTOR: Place(
@@ -284,7 +285,7 @@ class AwsDesign:
             profiles=made["profiles"],
             agent_files=made["agent_files"],
             places=self.places(host, made["host_key"]),
-            ssh=[SshAccess(host=host, port=22, user=ADMIN_USER, host_key=made["host_key"])],
+            ssh=[SshAccess(host=host, port=22, user=self.config.host_user, host_key=made["host_key"])],
             ssh_private_keys={host: made["ssh_private_key"]},
             expected_path=traversal.predict(self.traversal_site),
             relay_place=RELAY,

@@ -12,8 +12,6 @@ from infra import cloudinit, naming
 from infra.cloudinit import HostKeys, HostSetup
 
 HOSTNAME: Final = "ztna-relay"
-ADMIN_USER: Final = "ubuntu"
-"""Who logs in: the user of the image."""
 SSH: Final = 22
 ROOT_VOLUME_GIB: Final = 8
 """The size of the image of Ubuntu 24.04; what is released to it is under 100 MiB."""
@@ -27,6 +25,7 @@ class AwsRelayArgs:
         generation: another number makes another instance beside the old one, which goes once the address has moved.
         ami_parameter: name of the public SSM parameter that holds the id of the newest image
             (https://documentation.ubuntu.com/aws/aws-how-to/instances/find-ubuntu-images/).
+        user: the image's own user, who logs in.
         keys: who may log in, and the host key of the first boot.
         udp_ports: open on the host to everybody.
     """
@@ -36,6 +35,7 @@ class AwsRelayArgs:
     instance_type: str
     generation: int
     ami_parameter: str
+    user: str
     subnet_id: pulumi.Input[str]
     security_group_id: pulumi.Input[str]
     keys: SshKeys
@@ -117,7 +117,7 @@ def _user_data(args: AwsRelayArgs) -> pulumi.Output[str]:
                 udp_ports=args.udp_ports,
                 admin_cidrs=(),
                 tcp_ports=(SSH,),
-                admin_user=ADMIN_USER,
+                admin_user=args.user,
             )
         )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from infra import ports
+from infra.bundle_lock import PYTHONS
 from infra.config import ConfigSource, Key, Reader, parse_choice, parse_int
 from infra.config_overlay import (
     OVERLAY_KEYS,
@@ -56,6 +57,7 @@ QUAKE_PORT: Final = 27960
 _REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 _ZONE: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-\d[a-z]")
 _INSTANCE_TYPE: Final = re.compile(r"[a-z0-9-]+\.[a-z0-9]+")
+_USER: Final = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _ARM_FAMILY: Final = re.compile(r"(a1|[a-z]+\d+g[a-z]*)\.")
 
 
@@ -65,6 +67,8 @@ class AwsConfig:
 
     Attributes:
         zones: availability zones, one or two; relay and NAT gateway stand in the first.
+        host_user: the image's own user, who logs in.
+        host_python: version of the image's /usr/bin/python3, which the release is built for.
         admin_cidrs: networks that may open SSH to the relay; never the whole internet.
         ssh_public_keys: keys that may log in beside the stack's own.
         host_generation: another number makes another instance; the address stays.
@@ -77,6 +81,8 @@ class AwsConfig:
     zones: tuple[str, ...]
     instance_type: str
     ami_parameter: str
+    host_user: str
+    host_python: str
     admin_cidrs: tuple[Network, ...]
     ssh_public_keys: tuple[str, ...]
     host_generation: int
@@ -115,6 +121,20 @@ AWS_KEYS: Final = (
         "see hostGeneration",
         example=UBUNTU,
         default=UBUNTU,
+    ),
+    Key(
+        name="hostUser",
+        help="the image's own user, who logs in: ubuntu of Ubuntu's images, admin of Debian's; change it together with "
+        "amiParameter",
+        example="admin",
+        default="ubuntu",
+    ),
+    Key(
+        name="hostPython",
+        help="version of the image's /usr/bin/python3, which the release is built for: 3.12 of Ubuntu 24.04, 3.11 of "
+        "Debian 12, 3.13 of Debian 13; change it together with amiParameter",
+        example="'3.11'",
+        default="3.12",
     ),
     Key(
         name="hostGeneration",
@@ -187,6 +207,8 @@ def aws_config(source: ConfigSource) -> AwsConfig:
         zones=reader.parse("zones", lambda text: parse_zones(text, region)),
         instance_type=reader.parse("instanceType", parse_instance_type),
         ami_parameter=reader.parse("amiParameter", parse_ami_parameter),
+        host_user=reader.parse("hostUser", lambda text: _matching(text, _USER, "name of a user, such as ubuntu")),
+        host_python=reader.parse("hostPython", lambda text: parse_choice(text, PYTHONS)),
         admin_cidrs=reader.parse("adminCidrs", parse_admin_cidrs),
         ssh_public_keys=reader.parse("sshPublicKeys", parse_public_keys),
         host_generation=reader.parse("hostGeneration", lambda text: parse_int(text, 1, 2**31)),

@@ -38,6 +38,8 @@ _RESTART: Final = 133
 """What nspawn ends with when the machine was rebooted from inside (systemd-nspawn(1))."""
 _SEED: Final = "var/lib/cloud/seed/nocloud"
 _CGROUPS: Final = Path("/sys/fs/cgroup")
+_ENV: Final = {"SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"}
+"""A machine sets its own network's kernel settings, /proc/sys/net, and no others (systemd's ENVIRONMENT.md)."""
 
 # The outer shell boots it again after a reboot; TERM is for nspawn, which turns it into an orderly shutdown.
 _KEEPER: Final = """\
@@ -142,10 +144,10 @@ class Machine:
                 return
             argv = self._argv()
             info = launch(
-                argv, env={}, cwd=None, log_path=self.console_path, run_dir=state.run_dir(self.run_name)
+                argv, env=_ENV, cwd=None, log_path=self.console_path, run_dir=state.run_dir(self.run_name)
             )  # fmt: skip
             record.processes[key] = ProcessRecord(
-                self.host, PROCESS, argv, {}, None, str(self.console_path), info.pid, info.start_time
+                self.host, PROCESS, argv, _ENV, None, str(self.console_path), info.pid, info.start_time
             )
             state.save(record)
 

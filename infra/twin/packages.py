@@ -13,7 +13,9 @@ from infra.twin.provider import Package, TwinProvider
 from infra.twin.site import Site
 
 MODULES: Final[Mapping[str, str]] = {
+    "aws": "infra.twin.aws",
     "digitalocean": "infra.twin.digitalocean",
+    "docker-build": "infra.twin.docker_build",
     "kubernetes": "infra.twin.k8s",
     "tls": "infra.twin.tls",
 }

@@ -36,6 +36,17 @@ STACKS: Final[Mapping[str, TwinStack]] = {
         },
         host_python="do-nyc1:hostPython",
     ),
+    "aws-us-east-2": TwinStack(
+        config={
+            "aws-us-east-2:amiParameter": (
+                "/aws/service/debian/release/12/latest/amd64",
+                "the twin has no root of Ubuntu",
+            ),
+            "aws-us-east-2:hostUser": ("admin", "that of Debian's images"),
+            "aws-us-east-2:hostPython": ("3.11", "that of Debian 12"),
+        },
+        host_python="aws-us-east-2:hostPython",
+    ),
     "pi-home": TwinStack(home="pi-home:loadBalancerIp"),
 }
 
