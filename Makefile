@@ -10,10 +10,10 @@ PYTEST := $(PY) -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 # Bytecode is kept, whatever the surroundings say: a run starts hundreds of short Python processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-test up down verify test test-lab test-fast check bench clean
+.PHONY: help setup setup-test up down verify test test-lab test-e2e test-fast check bench clean
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  The stack is STACK=$(STACK); the CLI is $(ZTNA) (try: $(ZTNA) --help)."
 
 setup: ## Install what is missing: Python packages from uv.lock, Debian packages when root
@@ -41,6 +41,10 @@ test: setup-test ## Everything that must hold: check, then all tests this machin
 
 test-lab: setup-test ## The whole NAT matrix and every fault row (minutes); results in build/reports/matrix and faults
 	@$(PY) -m pytest -m matrix tests/lab
+
+test-e2e: ## Machines and cloud stacks on this machine (minutes; builds a Debian root the first time); needs root
+	@scripts/setup.sh e2e
+	@$(PY) -m pytest -m e2e tests
 
 bench: ## Measure: build/bench/*.json and a table (QUICK=1 for about a minute)
 	@scripts/setup.sh bench

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing and nothing else: uv (into .uv unless it is on PATH), the locked Python packages (into
-# .venv), and Debian packages when root. Usage: scripts/setup.sh run|test|bench
+# .venv), and Debian packages when root. Usage: scripts/setup.sh run|test|bench|e2e
 set -euo pipefail
 cd "$(dirname "$0")/.."
 need=${1:-run}
@@ -11,6 +11,7 @@ test_tools="turnserver:coturn tcpdump:tcpdump iperf3:iperf3 setpriv:util-linux c
   ssh-keygen:openssh-client systemd-analyze:systemd systemd-nspawn:systemd-container dbus-daemon:dbus cloud-init:cloud-init
   sudo:sudo"
 bench_tools="nebula:nebula"
+e2e_tools="mmdebstrap:mmdebstrap ssh:openssh-client"
 
 missing_packages() {
   local pair missing=""
@@ -53,6 +54,7 @@ extras="--extra deploy"
 install_packages "$(missing_packages "$run_tools")"
 if [ "$need" != run ]; then
   install_packages "$(missing_packages "$test_tools")"
+  [ "$need" != e2e ] || install_packages "$(missing_packages "$e2e_tools")"
   [ "$need" != bench ] || install_packages "$(missing_packages "$bench_tools")"
   # The programs of the clouds are previewed in the tests.
   extras="--all-extras"

@@ -37,6 +37,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         ("cluster", bool(os.environ.get("ZTNA_TEST_KUBECONFIG")), "ZTNA_TEST_KUBECONFIG names no API server"),
         ("official", shutil.which("pulumi") is not None, "the official pulumi CLI is not on PATH"),
         ("slow", "slow" in (config.option.markexpr or ""), "they take minutes: pytest -m slow"),
+        ("e2e", "e2e" in (config.option.markexpr or ""), "they bring stacks up on this machine: make test-e2e"),
         ("matrix", "matrix" in (config.option.markexpr or ""), "they take minutes: make test-lab"),
     ):
         if not there:
