@@ -23,12 +23,12 @@ from aioquic.quic.packet import QuicPacketType, decode_packet_number
 from aioquic.quic.packet_builder import QuicSentPacket
 from aioquic.quic.recovery import MAX_ACK_RANGES
 
+from ztna.io.quic_protection import PACKET_NUMBER_BYTES, TAG_BYTES, seal, unmask
+
 CID_END: Final = 21
 """First byte and our 20-byte connection ID: a short header ends here (RFC 9000 s17.3.1)."""
 
-TAG_BYTES: Final = 16
 SMALLEST_PACKET: Final = CID_END + 4 + TAG_BYTES
-PACKET_NUMBER_BYTES: Final = 2
 DATAGRAM: Final = 0x30
 DATAGRAM_WITH_LENGTH: Final = 0x31
 
@@ -45,6 +45,11 @@ class FastConnection(QuicConnection):
     """aioquic had its say since anything but DATAGRAM frames came or was asked for: it has nothing to send now."""
 
     _datagrams_pending: deque[bytes]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the handshake is over and the short way may be tried."""
+        return self._plain
 
     def receive(self, data: bytes, addr: Any, now: float) -> list[bytes] | None:
         """Take one UDP payload from `addr`.
@@ -138,13 +143,13 @@ class FastConnection(QuicConnection):
         keys, space = self._cryptos[_ONE_RTT].recv, self._spaces[_ONE_RTT]
         if keys.hp is None or keys.aead is None:
             return None
+        header, truncated, size = unmask(keys.hp, data, CID_END)
+        first = header[0]
+        if first & 0x18 or (first & 4) >> 2 != keys.key_phase:
+            return None
+        number = decode_packet_number(truncated, size * 8, space.expected_packet_number)
         try:
-            header, truncated = keys.hp.remove(data, CID_END)
-            first = header[0]
-            if first & 0x18 or (first & 4) >> 2 != keys.key_phase:
-                return None
-            number = decode_packet_number(truncated, ((first & 3) + 1) * 8, space.expected_packet_number)
-            payload = keys.aead.decrypt(data[len(header) :], header, number)
+            payload = keys.aead.decrypt(data[CID_END + size :], header, number)
         except CryptoError:
             return None
         return None if number in space.received_packets else (first, number, payload)
@@ -190,9 +195,10 @@ class FastConnection(QuicConnection):
         crypto, to = self._cryptos[_ONE_RTT], self._network_paths[0].addr
         pacer, congestion = loss._pacer, loss._cc
         cid = self._peer_cid.cid
-        room = self._max_datagram_size - 1 - len(cid) - PACKET_NUMBER_BYTES - TAG_BYTES
-        head = bytes((0x40 | self._spin_bit << 5 | crypto.key_phase << 2 | PACKET_NUMBER_BYTES - 1,)) + cid
-        packets: list[tuple[bytes, Any]] = []
+        overhead = 1 + len(cid) + PACKET_NUMBER_BYTES + TAG_BYTES
+        room = self._max_datagram_size - overhead
+        first = number = self._packet_number
+        payloads: list[bytes] = []
         while pending:
             # Declared to return a float always, it returns None while nothing has to wait.
             wait: float | None = pacer.next_send_time(now=now)
@@ -207,17 +213,17 @@ class FastConnection(QuicConnection):
                 pending.popleft()
             if not payload:
                 break
-            number = self._packet_number
-            data = crypto.encrypt_packet(head + (number & 0xFFFF).to_bytes(2, "big"), payload, number)
-            packet = QuicSentPacket(_ONE_RTT, True, True, False, number, QuicPacketType.ONE_RTT, now, len(data))
+            size = overhead + len(payload)
+            packet = QuicSentPacket(_ONE_RTT, True, True, False, number, QuicPacketType.ONE_RTT, now, size)
             loss.on_packet_sent(packet=packet, space=space)
             pacer.update_after_send(now=now)
-            self._packet_number = number + 1
-            packets.append((data, to))
-        if packets and not self._ack_eliciting_sent_since_receipt:
+            payloads.append(payload)
+            number += 1
+        self._packet_number = number
+        if payloads and not self._ack_eliciting_sent_since_receipt:
             self._close_at = now + self._idle_timeout()
             self._ack_eliciting_sent_since_receipt = True
-        return packets
+        return [(data, to) for data in seal(crypto, cid, self._spin_bit, first, payloads)]
 
 
 def _frame(data: bytes) -> bytes:

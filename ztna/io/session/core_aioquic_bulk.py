@@ -21,7 +21,7 @@ from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketSpace
 from aioquic.quic.stream import FinalSizeError, QuicStream, StreamFinishedError
 
 from ztna.io.quic_connection import GuardedConnection
-from ztna.io.quic_fast import PACKET_NUMBER_BYTES, TAG_BYTES
+from ztna.io.quic_protection import PACKET_NUMBER_BYTES, TAG_BYTES, seal
 
 FEW_DATAGRAMS: Final = 2
 """So many go out with the acknowledgement that is due, in one packet; more get packets of their own, cheaper."""
@@ -90,10 +90,11 @@ class BulkConnection(GuardedConnection):
         loss, space, crypto = self._loss, self._spaces[_ONE_RTT], self._cryptos[_ONE_RTT]
         pacer, congestion, to = loss._pacer, loss._cc, self._network_paths[0].addr
         cid = self._peer_cid.cid
-        room = self._max_datagram_size - 1 - len(cid) - PACKET_NUMBER_BYTES - TAG_BYTES
-        head = bytes((0x40 | self._spin_bit << 5 | crypto.key_phase << 2 | PACKET_NUMBER_BYTES - 1,)) + cid
+        overhead = 1 + len(cid) + PACKET_NUMBER_BYTES + TAG_BYTES
+        room = self._max_datagram_size - overhead
+        first = number = self._packet_number
+        payloads: list[bytes] = []
         turn = deque(stream for stream in self._streams_queue if self._may_send(stream))
-        packets: list[tuple[bytes, Any]] = []
         while turn:
             # Declared to return a float always, it returns None while nothing has to wait.
             wait: float | None = pacer.next_send_time(now=now)
@@ -107,18 +108,18 @@ class BulkConnection(GuardedConnection):
                 continue
             payload, delivery = taken
             turn.rotate(-1)
-            number = self._packet_number
-            data = crypto.encrypt_packet(head + (number & 0xFFFF).to_bytes(2, "big"), payload, number)
-            packet = QuicSentPacket(_ONE_RTT, True, True, False, number, QuicPacketType.ONE_RTT, now, len(data))
+            size = overhead + len(payload)
+            packet = QuicSentPacket(_ONE_RTT, True, True, False, number, QuicPacketType.ONE_RTT, now, size)
             packet.delivery_handlers.append((stream.sender.on_data_delivery, delivery))
             loss.on_packet_sent(packet=packet, space=space)
             pacer.update_after_send(now=now)
-            self._packet_number = number + 1
-            packets.append((data, to))
-        if packets and not self._ack_eliciting_sent_since_receipt:
+            payloads.append(payload)
+            number += 1
+        self._packet_number = number
+        if payloads and not self._ack_eliciting_sent_since_receipt:
             self._close_at = now + self._idle_timeout()
             self._ack_eliciting_sent_since_receipt = True
-        return packets
+        return [(data, to) for data in seal(crypto, cid, self._spin_bit, first, payloads)]
 
     @staticmethod
     def _may_send(stream: QuicStream) -> bool:
