@@ -172,6 +172,7 @@ class Collector:
             (*switch, "on", *config),
             limit_s=_WINDOW_LIMIT_S,
         )
+        was = self.look().carried
         self.on_step("the relay is off for a moment")
         try:
             with off:
@@ -182,7 +183,8 @@ class Collector:
         except VerifyError as error:
             self.keep("window.json", {"error": str(error)})
             return None
-        self._wait_back()
+        if was is not None and was.ready:
+            self._wait_back()
         return traffic.burst
 
     def _wait_back(self) -> None:

@@ -36,6 +36,7 @@ class SessionRecord:
         blocked_by: why there is no direct path; None when there is one.
         evidence, advice: what was seen, and the change most likely to help.
         bytes_direct, bytes_relay: sent and received over each path.
+        checks_sent, checks_heard: checks that went to the peer, and those of the peer that arrived.
     """
 
     session: str
@@ -59,6 +60,8 @@ class SessionRecord:
     bytes_direct: int
     bytes_relay: int
     core: str
+    checks_sent: int
+    checks_heard: int
 
     @property
     def peer_name(self) -> str:
@@ -152,8 +155,9 @@ def find_by_service(sessions: Iterable[SessionRecord], service: str) -> SessionR
 
 def _session(entry: Mapping[str, Any]) -> SessionRecord:
     path = str(entry.get("path", NONE))
-    carried = entry.get("bytes") if isinstance(entry.get("bytes"), dict) else {}
-    assert isinstance(carried, dict)
+    carried, counters = (
+        found if isinstance(found := entry.get(key), dict) else {} for key in ("bytes", "path_counters")
+    )
     return SessionRecord(
         session=str(entry.get("session", "")),
         peer=str(entry.get("peer", "")),
@@ -176,6 +180,8 @@ def _session(entry: Mapping[str, Any]) -> SessionRecord:
         bytes_direct=_sum(carried.get("direct")),
         bytes_relay=_sum(carried.get("relay")),
         core=str(entry.get("core") or ""),
+        checks_sent=_sum(counters.get("checks_sent")),
+        checks_heard=_sum(counters.get("requests_answered")),
     )
 
 

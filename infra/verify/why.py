@@ -78,8 +78,8 @@ class Explanation:
 ADVICE: Final[Mapping[str, str]] = {
     "udp-blocked": "let UDP out to the relay's port 4433 on this network, or use another network",
     "mapping-varies": (
-        "give this side a NAT whose mapping does not depend on the destination: host networking in k8s, a public "
-        "address or a NAT instance in a cloud, or `birthday: true` on both sides where one side is like this"
+        "give this side an open UDP port: a public address, a forwarded port, host networking in k8s; where the other "
+        "side's mapping does not depend on the destination, one like it on this side or `birthday: true` on both"
     ),
     "filtered": "let UDP in on the session's port from the other end's address, or allow replies to what was sent",
     "peer-never-probed": "look at the other end: `ztna logs`, and whether its `direct` is set to off",
@@ -90,6 +90,12 @@ ADVICE: Final[Mapping[str, str]] = {
 """The change most likely to help, by the reason that an end gives; used where it gives no advice of its own."""
 
 _FAULT_OF_NAT: Final = "address-and-port-dependent"
+
+_CERTAINTY: Final = (
+    "policy", "udp-blocked", "address-lied", "hairpin-needed", "mapping-varies", "peer-never-probed", "filtered",
+)  # fmt: skip
+"""Which reason counts where the ends give different ones: a decision before an observation, and last what merely did
+not arrive, since that is how every other cause looks from the other end."""
 
 
 def explain(subject: Subject) -> Explanation:
@@ -159,8 +165,13 @@ def _by_session(subject: Subject, steps: list[Step]) -> Explanation:
         return Explanation(Outcome.DIRECT, None, here.reason, steps[-1].evidence, "nothing to change", tuple(steps))
     blamed, side = _blamed(here, there)
     reason = blamed.blocked_by or here.reason or "no reason given"
-    evidence = f"{side}: {blamed.evidence or blamed.reason or 'no evidence given'}"
-    advice = blamed.advice or ADVICE.get(reason, f"run `ztna doctor` in place {side}")
+    one_way = _one_way(here, there)
+    if reason == "filtered" and one_way is not None:
+        side, seen, advice = one_way
+    else:
+        seen = blamed.evidence or blamed.reason or "no evidence given"
+        advice = blamed.advice or ADVICE.get(reason, f"run `ztna doctor` in place {side}")
+    evidence = f"{side}: {seen}"
     steps.append(Step("direct path", False, evidence))
     if here.path == NONE:
         step = "relay path" if ready is False else "direct path"
@@ -184,8 +195,29 @@ def _without_session(subject: Subject, steps: list[Step]) -> Explanation:
 
 
 def _blamed(here: SessionRecord, there: SessionRecord | None) -> tuple[SessionRecord, str]:
-    """The end whose record says most: the one with a reason, and of two the one whose own NAT varies."""
+    """The end whose record says most: by the certainty of its reason, and of two the one whose own NAT varies."""
     ends = [(here, "agent"), *([(there, "connector")] if there is not None else [])]
-    named = [(record, side) for record, side in ends if record.blocked_by]
-    varying = [(record, side) for record, side in named if record.nat.get("mapping") == _FAULT_OF_NAT]
-    return next(iter((*varying, *named, *ends)))
+
+    def doubt(end: tuple[SessionRecord, str]) -> tuple[int, bool]:
+        reason = end[0].blocked_by
+        known = _CERTAINTY.index(reason) if reason in _CERTAINTY else len(_CERTAINTY) + (reason is None)
+        return known, end[0].nat.get("mapping") != _FAULT_OF_NAT
+
+    return min(ends, key=doubt)
+
+
+def _one_way(here: SessionRecord, there: SessionRecord | None) -> tuple[str, str, str] | None:
+    """Both records together tell which direction is closed: the end that hears nothing, what shows it, the remedy."""
+    if there is None or bool(here.checks_heard) == bool(there.checks_heard):
+        return None
+    ends = [(here, "agent"), (there, "connector")]
+    (hearing, near), (deaf, far) = ends if here.checks_heard else ends[::-1]
+    seen = (
+        f"of {hearing.checks_sent} checks of the {near} none has arrived, while {hearing.checks_heard} of the "
+        f"{far}'s {deaf.checks_sent} arrived at the {near}: packets pass from the {far} to the {near} alone"
+    )
+    advice = (
+        f"let UDP in before the {far} from wherever the {far} has sent UDP to (a stateful rule in place of a stateless "
+        f"one); if nothing there drops it, let UDP out of the {near}'s network to the {far}"
+    )
+    return far, seen, advice

@@ -32,6 +32,7 @@ def session(side: str = "agent", **changes: Any) -> dict[str, Any]:
         "evidence": "",
         "advice": "",
         "bytes": {"direct": {"sent": 1000, "received": 900}, "relay": {"sent": 100, "received": 90}},
+        "path_counters": {"checks_sent": 12, "requests_answered": 3},
         "core": "aioquic",
         "state": "ready",
     } | changes

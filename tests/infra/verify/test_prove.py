@@ -1,5 +1,6 @@
 """Collecting a proof: what is asked, what is kept as evidence, and what becomes of a witness that cannot be asked."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ class Stack:
 
     def __init__(self, *, path: str, carried: int) -> None:
         self.path, self.carried, self.bytes, self.commands = path, carried, 0, 0
+        self.relay: dict[str, Any] = {}
 
     def __call__(self, argv: Sequence[str], timeout_s: float, stdin: str | None = None) -> Finished:
         self.commands += 1
@@ -36,7 +38,7 @@ class Stack:
     def _answer(self, line: str) -> dict[str, Any] | None:
         if "get-json" in line:
             pages = {
-                ":9090": relay_page(bytes={"agent_to_connector": self.bytes, "connector_to_agent": 0}),
+                ":9090": relay_page(bytes={"agent_to_connector": self.bytes, "connector_to_agent": 0}, **self.relay),
                 ":9091": client_page("connector", session("connector", path=self.path)),
                 ":9092": client_page("agent", session(path=self.path)),
             }
@@ -92,6 +94,23 @@ def test_a_relay_that_cannot_be_switched_leaves_the_window_open(tmp_path: Path) 
     proof = prove(outputs(places=places), "agent", "echo-service", tmp_path, requests=20, context=stack)
     assert proof.finding.verdict is Verdict.DIRECT
     assert "error" in json.loads((tmp_path / "proof-agent-echo-service" / "window.json").read_text())
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_relay_path_is_waited_for_only_where_it_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ready: bool
+) -> None:
+    waited: list[bool] = []
+    monkeypatch.setattr(module, "Held", lambda *_args, **_options: contextlib.nullcontext())
+    monkeypatch.setattr(module.Collector, "_wait_back", lambda _: waited.append(True))
+    places = outputs().places
+    places["relay"] = replace(places["relay"], config_path="/nowhere/intermediate.json")
+    stack = Stack(path="direct", carried=0)
+    stack.relay = {"ready": ready}
+    prove(
+        outputs(places=places), "agent", "echo-service", tmp_path, requests=20, context=Context(outputs(), runner=stack)
+    )
+    assert waited == [True] * ready
 
 
 def test_a_burst_adds_up_what_the_service_answers() -> None:

@@ -25,6 +25,7 @@ def test_a_session_is_read_as_the_contract_has_it() -> None:
         1,
     )
     assert (found.bytes_direct, found.bytes_relay) == (1900, 190)
+    assert (found.checks_sent, found.checks_heard) == (12, 3)
     assert found.switch_log[1] == Switch(1000.25, "relay", "direct", "check-succeeded")
     assert found.nat == NAT
     assert found.blocked_by is None

@@ -96,6 +96,62 @@ def test_a_relayed_pair_blames_the_end_whose_mapping_varies() -> None:
     assert found.advice == f"connector: {ADVICE['mapping-varies']}"
 
 
+@pytest.mark.parametrize(
+    ("here", "there", "reason", "side"),
+    [
+        ("peer-never-probed", "policy", "policy", "connector"),
+        ("policy", "peer-never-probed", "policy", "agent"),
+        ("mapping-varies", "address-lied", "address-lied", "connector"),
+        ("peer-never-probed", "filtered", "peer-never-probed", "agent"),
+        ("filtered", "mapping-varies", "mapping-varies", "connector"),
+        ("hairpin-needed", "hairpin-needed", "hairpin-needed", "agent"),
+        ("filtered", None, "filtered", "agent"),
+        (None, "filtered", "filtered", "connector"),
+        ("of-a-later-version", "filtered", "filtered", "connector"),
+        ("of-a-later-version", None, "of-a-later-version", "agent"),
+    ],
+)
+def test_of_two_reasons_the_more_certain_one_is_given(
+    here: str | None, there: str | None, reason: str, side: str
+) -> None:
+    pages = {
+        name: client_page(name, relayed(name, blocked_by=blocked, evidence=f"seen by the {name}"))
+        for name, blocked in (("agent", here), ("connector", there))
+    }
+    found = explain(subject(**pages))
+    assert (found.reason, found.evidence) == (reason, f"{side}: seen by the {side}")
+    assert found.advice.startswith(f"{side}: ")
+
+
+@pytest.mark.parametrize("deaf", ["agent", "connector"])
+def test_two_records_tell_which_direction_is_closed(deaf: str) -> None:
+    hearing = "connector" if deaf == "agent" else "agent"
+    counts = {
+        deaf: {"checks_sent": 36, "requests_answered": 0},
+        hearing: {"checks_sent": 94, "requests_answered": 18},
+    }
+    pages = {
+        name: client_page(name, relayed(name, blocked_by="filtered", evidence="checks", path_counters=counts[name]))
+        for name in ("agent", "connector")
+    }
+    found = explain(subject(**pages))
+    assert found.reason == "filtered"
+    assert found.evidence == (
+        f"{deaf}: of 94 checks of the {hearing} none has arrived, while 18 of the {deaf}'s 36 arrived at the "
+        f"{hearing}: packets pass from the {deaf} to the {hearing} alone"
+    )
+    assert found.advice.startswith(f"{deaf}: let UDP in before the {deaf} ")
+    assert f"out of the {hearing}'s network" in found.advice
+
+
+def test_where_neither_end_hears_the_other_the_direction_is_not_known() -> None:
+    nothing = {"checks_sent": 36, "requests_answered": 0}
+    here = relayed("agent", blocked_by="filtered", evidence="36 checks were sent", path_counters=nothing)
+    there = relayed("connector", blocked_by="filtered", path_counters=nothing)
+    found = explain(subject(agent=client_page("agent", here), connector=client_page("connector", there)))
+    assert found.evidence == "agent: 36 checks were sent"
+
+
 def test_an_end_that_gives_advice_is_believed_before_the_table() -> None:
     here = relayed("agent", blocked_by="filtered", advice="open UDP 50000 in the host's firewall")
     found = explain(subject(agent=client_page("agent", here), connector=DEAD | {"role": "connector"} | client_page()))

@@ -52,6 +52,8 @@ class Listener:
     def attach(self, session: Session) -> None:
         """Let a session be reached here."""
         self._sessions[session.id] = session
+        if self.counters.sources_learned:
+            session.paths.listener_proven()
         session.listen(LISTENER, self._udp, self._hosts(), self._reflexive())
 
     def detach(self, session: Session) -> None:
@@ -121,3 +123,6 @@ class Listener:
                 self.counters.sources_evicted += 1
             self._sources[source] = session
             self.counters.sources_learned += 1
+            if self.counters.sources_learned == 1:
+                for each in self._sessions.values():
+                    each.paths.listener_proven()

@@ -37,6 +37,9 @@ class Facts:
         peer_hosts_share_mapped: the peer's mapped address has this side's public address.
         hairpin_tried: that address was checked all the same.
         remote_candidates: candidates the peer named.
+        families, peer_families: IP versions that this side has addresses of, and the peer's candidates are of.
+        unheard_address: an address of this side's own port that the peer was told, that is not the one which the relay
+            sees, and at which nobody was ever heard.
     """
 
     direct_allowed: bool
@@ -56,6 +59,9 @@ class Facts:
     peer_hosts_share_mapped: bool
     hairpin_tried: bool
     remote_candidates: int
+    families: frozenset[int]
+    peer_families: frozenset[int]
+    unheard_address: Endpoint | None
 
 
 def diagnose(facts: Facts) -> Diagnosis:
@@ -68,7 +74,7 @@ def diagnose(facts: Facts) -> Diagnosis:
             "Direct paths are switched off in this side's configuration (direct: off).",
             'Set direct to "auto" on both sides to allow them.',
         )
-    for rule in (_udp_blocked, _address_lied, _hairpin, _mapping_varies, _silent_peer, _filtered):
+    for rule in (_udp_blocked, _no_family_in_common, _address_lied, _hairpin, _mapping_varies, _silent_peer, _filtered):
         found = rule(facts)
         if found is not None:
             return found
@@ -85,8 +91,29 @@ def _udp_blocked(facts: Facts) -> Diagnosis | None:
     )
 
 
+def _no_family_in_common(facts: Facts) -> Diagnosis | None:
+    """Neither side has anything to probe. The relay serves both families, so nothing else tells of it."""
+    if not facts.peer_families or not facts.families or facts.peer_families & facts.families:
+        return None
+    if facts.age_s < JUDGED_AFTER_S:
+        return None
+    own, peer = _versions(facts.families), _versions(facts.peer_families)
+    return Diagnosis(
+        BlockedBy.PEER_NEVER_PROBED,
+        f"All {facts.remote_candidates} addresses that the peer has named are {peer}, and this side has {own} alone.",
+        f"Give one side an address of the other's family: {peer} here, or {own} at the peer.",
+    )
+
+
+def _versions(families: frozenset[int]) -> str:
+    return " and ".join(f"IPv{version}" for version in sorted(families))
+
+
 def _address_lied(facts: Facts) -> Diagnosis | None:
-    """Something between this host and the relay rewrites source addresses: a load balancer, a container network."""
+    """Something between this host and the relay rewrites source addresses: a load balancer, a container network.
+
+    Or this side's own configuration names an address that is not, or no longer, this host's.
+    """
     if facts.mapped is None or facts.relay is None:
         return None
     if is_private(facts.mapped.host) and not is_private(facts.relay.host):
@@ -103,6 +130,14 @@ def _address_lied(facts: Facts) -> Diagnosis | None:
             f"The control connection is seen as {facts.observed_host}, this session's socket as {facts.mapped.host}.",
             "This network, or a load balancer before the relay, uses several public addresses: a peer's packets to one "
             "do not reach the other. Pin the host to one address, or preserve source addresses at the relay.",
+        )
+    if facts.unheard_address is not None and not _too_early(facts):
+        return Diagnosis(
+            BlockedBy.ADDRESS_LIED,
+            f"The peer is told to come to {facts.unheard_address}, where nobody has ever arrived; the relay sees this "
+            f"host at {facts.mapped.host}.",
+            "Set external_ip to the address by which others reach this host, or leave it out. If a load balancer has "
+            f"that address, let UDP to port {facts.unheard_address.port} through it.",
         )
     return None
 
@@ -138,8 +173,9 @@ def _mapping_varies(facts: Facts) -> Diagnosis | None:
             BlockedBy.MAPPING_VARIES,
             f"Both NATs take a new outside port for each destination ({_words(facts.nat)} here, "
             f"{_words(facts.peer_nat)} there), so neither side can know where to send.",
-            "Give one side a public address or a NAT with endpoint-independent mapping: a forwarded UDP port, "
-            "hostNetwork in Kubernetes, a public IP for a Fargate task. Until then the relay carries the session.",
+            "Give one side an open UDP port: a public address, a forwarded port, UDP 4434 open to the connector, "
+            "hostNetwork in Kubernetes, a public IP for a Fargate task. Endpoint-independent mapping helps where both "
+            "sides have it. Until then the relay carries the session.",
         )
     where, nat, fixed = ("here", facts.nat, facts.peer_nat) if own else ("at the peer", facts.peer_nat, facts.nat)
     if fixed is not None and fixed.filtering in (Behavior.ENDPOINT_INDEPENDENT, Behavior.ADDRESS_DEPENDENT):

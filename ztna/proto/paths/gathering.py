@@ -19,12 +19,19 @@ EXTRA: Final = 2
 
 @dataclass(slots=True)
 class Gathering:
-    """Own endpoints by socket, and which candidates the peer has been told."""
+    """Own endpoints by socket, and which candidates the peer has been told.
+
+    `listened` are the addresses from outside of the socket `listener`, and `listener_proven` whether anybody ever came
+    by it, in this session or another.
+    """
 
     hosts: dict[int, list[Endpoint]] = field(default_factory=dict)
     mapped: dict[int, Endpoint] = field(default_factory=dict)
     ends_at: float | None = None
     ended: bool = False
+    listener: int | None = None
+    listened: tuple[Endpoint, ...] = ()
+    listener_proven: bool = False
     _stale: bool = False
     _told: set[tuple[int, Endpoint]] = field(default_factory=set)
 
@@ -56,10 +63,11 @@ class Gathering:
 
     def add_listener(self, local: int, hosts: Sequence[Endpoint], reflexive: Sequence[Endpoint]) -> list[Candidate]:
         """Take a socket that is reachable as it is; returns its candidates that the peer does not know."""
+        self.listener, self.listened = local, tuple(reflexive[:MAX_LISTENED])
         told = [host_candidate(local, host, LISTENER_RANK + rank) for rank, host in enumerate(hosts[:MAX_LISTENED])]
         base = hosts[0] if hosts else None
         known = {candidate.endpoint for candidate in told}
-        told += [srflx_candidate(local, each, base, each) for each in reflexive[:MAX_LISTENED] if each not in known]
+        told += [srflx_candidate(local, each, base, each) for each in self.listened if each not in known]
         return self._untold(told)
 
     def add_mapped(self, local: int, mapped: Endpoint, server: Endpoint) -> list[Candidate]:

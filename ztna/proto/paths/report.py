@@ -1,6 +1,6 @@
 """The snapshot of a session's paths, for status output."""
 
-from ztna.proto.paths.candidates import CandidateType
+from ztna.proto.paths.candidates import CandidateType, is_v6
 from ztna.proto.paths.diagnosis import Facts, diagnose
 from ztna.proto.paths.pairs import Pair
 from ztna.proto.paths.parts import Parts
@@ -62,7 +62,20 @@ def facts(parts: Parts, now: float) -> Facts:
         peer_hosts_share_mapped=bool(shared),
         hairpin_tried=any(pair.sent for pair in shared),
         remote_candidates=len(parts.pairs.remotes),
+        families=frozenset(6 if v6 else 4 for _, v6 in parts.usual_locals),
+        peer_families=frozenset(6 if is_v6(remote.host) else 4 for remote in parts.pairs.remotes),
+        unheard_address=_unheard(parts, mapped),
     )
+
+
+def _unheard(parts: Parts, mapped: Endpoint | None) -> Endpoint | None:
+    gathering = parts.gathering
+    if mapped is None or gathering.listener_proven:
+        return None
+    if any(pair.requests for pair in parts.pairs if pair.local == gathering.listener):
+        return None
+    named = (each for each in gathering.listened if is_v6(each.host) == is_v6(mapped.host))
+    return next((each for each in named if each.host != mapped.host), None)
 
 
 def _shared(parts: Parts) -> list[Pair]:

@@ -174,6 +174,10 @@ class SessionPaths:
         parts.pairs.add_local(local, v6=False, priority=best)
         self._leave(now)
 
+    def listener_proven(self) -> None:
+        """Somebody came by that socket, in another session perhaps, so its addresses are right; for diagnosis."""
+        self._parts.gathering.listener_proven = True
+
     def has_pair(self, local: int, remote: Endpoint) -> bool:
         """Whether packets from an endpoint are taken on a socket."""
         return self._parts.pairs.get(local, remote) is not None

@@ -35,6 +35,7 @@ async def test_an_agent_reaches_the_connector_directly_at_its_own_port(tmp_path:
         assert listener is not None
         assert listener.counters.diverted > 2
         assert listener.counters.sources_learned == 1
+        assert all(each.paths._parts.gathering.listener_proven for each in overlay.connector.sessions.sessions)
         assert overlay.connector.not_ready() is None, "the control connection shares the port and lives on"
         source = (HOST, session.sockets.port())
         session.close("enough")

@@ -32,6 +32,9 @@ FINE = Facts(
     peer_hosts_share_mapped=False,
     hairpin_tried=False,
     remote_candidates=2,
+    families=frozenset({4}),
+    peer_families=frozenset({4, 6}),
+    unheard_address=None,
 )
 
 
@@ -60,6 +63,13 @@ def seen(made: SimSession) -> list[PathSnapshot]:
         ({"remote_candidates": 0, "probing_s": None}, BlockedBy.PEER_NEVER_PROBED),
         ({"peer_requests": 3}, BlockedBy.FILTERED),
         ({"probing_s": 1.0}, None),
+        ({"peer_families": frozenset({6})}, BlockedBy.PEER_NEVER_PROBED),
+        ({"peer_families": frozenset({6}), "age_s": 1.0}, BlockedBy.FILTERED),
+        ({"peer_families": frozenset({6}), "families": frozenset({4, 6})}, BlockedBy.FILTERED),
+        ({"peer_families": frozenset()}, BlockedBy.FILTERED),
+        ({"unheard_address": Endpoint("9.9.9.10", 4434)}, BlockedBy.ADDRESS_LIED),
+        ({"unheard_address": Endpoint("9.9.9.10", 4434), "probing_s": 1.0}, None),
+        ({"unheard_address": Endpoint("9.9.9.10", 4434), "mapped": None}, BlockedBy.FILTERED),
     ],
 )
 def test_rules(change: dict[str, object], reason: BlockedBy | None) -> None:
@@ -92,6 +102,9 @@ def test_evidence_names_what_was_seen() -> None:
     assert "20 checks were sent to 2 addresses" in diagnose(FINE).evidence
     assert "since the direct path was lost" in diagnose(replace(FINE, ever_direct=True)).evidence
     assert "one direction only" in diagnose(replace(FINE, peer_requests=3)).evidence
+    families = diagnose(replace(FINE, peer_families=frozenset({6})))
+    assert "All 2 addresses that the peer has named are IPv6, and this side has IPv4 alone" in families.evidence
+    assert "IPv6 here, or IPv4 at the peer" in families.advice
 
 
 @pytest.mark.parametrize(("left", "right"), [("S", "S"), ("H", "S"), ("S", "H"), ("Q", "Q"), ("F", "S")])
@@ -146,6 +159,28 @@ def test_address_rewritten_at_the_relay() -> None:
     made.agent.paths.control_observed("203.0.113.250")
     assert seen(made)[0].blocked_by is BlockedBy.ADDRESS_LIED
     assert "203.0.113.250" in seen(made)[0].evidence
+
+
+def test_an_address_of_ones_own_that_is_not_ones_own() -> None:
+    """The connector names an address where nobody arrives: it says so, until somebody is known to have come by it."""
+    made = session("S", "F")
+    connector, wrong = made.connector.paths, Endpoint("203.0.113.99", 4434)
+    connector.add_listener(1 << 16, [Endpoint("10.0.0.2", 4434)], [wrong], made.network.now)
+    made.run(6.0)
+    assert [s.blocked_by for s in seen(made)] == [BlockedBy.MAPPING_VARIES, BlockedBy.ADDRESS_LIED]
+    assert str(wrong) in seen(made)[1].evidence
+    connector.listener_proven()
+    assert seen(made)[1].blocked_by is BlockedBy.MAPPING_VARIES
+
+
+def test_an_address_that_the_relay_sees_is_no_lie() -> None:
+    """Nobody has come by it, but it is this host's."""
+    made = session("S", "F")
+    made.run(6.0)
+    mapped = seen(made)[1].mapped
+    assert mapped is not None
+    made.connector.paths.add_listener(1 << 16, [], [Endpoint(mapped.host, 4434)], made.network.now)
+    assert seen(made)[1].blocked_by is BlockedBy.MAPPING_VARIES
 
 
 def test_same_public_address_without_a_route() -> None:

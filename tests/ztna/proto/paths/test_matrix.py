@@ -120,6 +120,10 @@ def test_v4_only_with_v6_only_takes_the_relay(swap: bool) -> None:
     made.start()
     settle(made, R, 10.0)
     assert_carries(made, R)
+    for end in made.ends:
+        found = end.paths.snapshot(network.now)
+        assert found.blocked_by is BlockedBy.PEER_NEVER_PROBED
+        assert "this side has IPv" in found.evidence
 
 
 @pytest.mark.parametrize("firewalled", ["agent", "connector"])
