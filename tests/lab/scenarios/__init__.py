@@ -1,0 +1,1 @@
+"""Networks made to order, one for each verdict of `ztna prove` and each reason of `ztna why`."""
