@@ -265,6 +265,8 @@ async def test_a_planned_stop_is_announced_and_members_return(bed: Bed) -> None:
     for member in (agent, connector):
         assert (await member.told(Draining)).deadline_s > 0
         assert not [event for event in member.events if isinstance(event, SessionEnded)]
+    for member in (agent, connector):
+        await member.told(ControlDown)
     await bed.overlay.start_relay()
     await eventually(lambda: agent.control.ready and connector.control.ready, 20)
     agent.uplink.sessions.connect(ECHO, 0.0, session=granted.session, key=granted.key)

@@ -10,7 +10,7 @@ old one once it is ready, so that nothing is sent into the void meanwhile.
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from ztna.config_reader import ConfigError
@@ -38,6 +38,7 @@ from ztna.io.session.streams import StreamTable
 from ztna.proto.control.events import (
     ControlUp,
     Observed,
+    Registering,
     ServiceStateChanged,
     SessionGranted,
 )
@@ -149,6 +150,8 @@ class AgentSessions(SessionSide[ControlPlane]):
         match event:
             case ControlUp():
                 self._control_up(event)
+            case Registering(services):
+                self._registering(services)
             case ServiceStateChanged(service, connector, protocol):
                 self._service_changed(service, connector, protocol)
             case SessionGranted():
@@ -172,11 +175,24 @@ class AgentSessions(SessionSide[ControlPlane]):
                     self.routes.send_waiting(service)
             self._local.sessions_changed()
 
+    def _registering(self, services: Sequence[str]) -> None:
+        """Ask for sessions at once: who serves the services now most likely has them, as before."""
+        for service in (self.services[name] for name in services if name in self.services):
+            if service.protocol != 1:
+                self._cancel_retry(service)
+                service.asked = True
+                self._request(service)
+
     def _service_changed(self, service_id: str, connector: str | None, protocol: int) -> None:
         service = self.services.get(service_id)
         if service is None:
             return
+        # What was asked for with the registration is answered after this, by that connector.
+        asked, service.asked = service.asked and protocol == 2, False
         service.connector, service.protocol = connector, protocol
+        if asked:
+            self._local.sessions_changed()
+            return
         service.attempts = 0
         self._cancel_retry(service)
         if protocol == 2:

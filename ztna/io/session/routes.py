@@ -16,7 +16,18 @@ WAITING_S: Final = 5.0
 class Service:
     """One service of the profile, and the way to it."""
 
-    __slots__ = ("address", "attempts", "connector", "connectors", "id", "protocol", "retry", "session", "waiting")
+    __slots__ = (
+        "address",
+        "asked",
+        "attempts",
+        "connector",
+        "connectors",
+        "id",
+        "protocol",
+        "retry",
+        "session",
+        "waiting",
+    )
 
     def __init__(self, service_id: str, virtual_ip: str, connectors: tuple[str, ...]) -> None:
         self.id = service_id
@@ -28,6 +39,8 @@ class Service:
         self.session: Session | None = None
         """The session that carries it, once ready."""
         self.waiting: deque[tuple[float, bytes]] = deque(maxlen=WAITING_PACKETS)
+        self.asked = False
+        """Whether a session was asked for before it was known who serves it."""
         self.attempts = 0
         self.retry: asyncio.TimerHandle | None = None
 

@@ -28,6 +28,7 @@ from ztna.proto.control.events import (
     PeerCandidates,
     PeerNat,
     Registered,
+    Registering,
     RelayIsLost,
     RelayIsReady,
     ServiceStateChanged,
@@ -61,6 +62,7 @@ __all__ = [
     "PeerCandidates",
     "PeerNat",
     "Registered",
+    "Registering",
     "RelayIsLost",
     "RelayIsReady",
     "ServiceStateChanged",
@@ -313,6 +315,8 @@ class ControlClient:
     def _register(self, services: list[str], now: float) -> None:
         self.stats.registers_sent += 1
         self._send(messages.Register(self.role, tuple(services), self._epoch))
+        if self.role == "agent":
+            self._event(Registering(tuple(services)))
 
     def _registered(self, message: messages.Registered, now: float) -> bool:
         if message.role != self.role:

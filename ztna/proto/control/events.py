@@ -16,6 +16,7 @@ __all__ = [
     "PeerCandidates",
     "PeerNat",
     "Registered",
+    "Registering",
     "RelayIsLost",
     "RelayIsReady",
     "ServiceStateChanged",
@@ -41,6 +42,16 @@ class ControlUp:
 @dataclass(frozen=True, slots=True)
 class ControlDown:
     """The connection was lost. Sessions need not be; after the next ControlUp they are connected again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registering:
+    """To an agent: these services are asked for with what leaves next; what is said now leaves with it.
+
+    A `connect` for one of them is acted on as soon as the registration is, one round trip before its answer is here.
+    """
+
+    services: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +161,7 @@ ControlEvent = (
     ControlUp
     | ControlDown
     | Registered
+    | Registering
     | Denied
     | Observed
     | ServiceStateChanged

@@ -322,3 +322,30 @@ async def test_flows_are_never_opened_for_a_port_of_no_service(tmp_path: Path) -
         assert flows is not None
         await eventually(lambda: flows.counters.refused == 5)
         assert len(flows) == 0
+
+
+# asking
+
+
+async def test_a_session_is_asked_for_with_the_registration_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+    request = AgentSessions._request
+
+    def recorded(self: AgentSessions, service: Any) -> None:
+        asked.append((service.id, service.protocol))
+        request(self, service)
+
+    monkeypatch.setattr(AgentSessions, "_request", recorded)
+    async with Overlay(tmp_path) as overlay:
+        assert sorted(asked) == [(ECHO, 0), (HTTP, 0)], "nobody had said yet who serves them"
+        session = only_session(overlay)
+        asked.clear()
+        # With a connector that comes later it is asked for then.
+        await overlay.connector.close()
+        await eventually(lambda: session.closed)
+        asked.clear()
+        await overlay.start_connector()
+        await eventually(lambda: agent_sessions(overlay.agent).session_for(ECHO) is not None, 20)
+        assert (ECHO, 2) in asked

@@ -16,7 +16,17 @@ from ztna.proto.control.events import (
     SessionGranted,
     SessionInvited,
 )
-from ztna.proto.control.messages import Accept, Candidate, Candidates, EndSession, Error, NatReport, PathReport
+from ztna.proto.control.messages import (
+    Accept,
+    Candidate,
+    Candidates,
+    Connect,
+    EndSession,
+    Error,
+    NatReport,
+    PathReport,
+    Register,
+)
 from ztna.proto.limits import ControlLimits
 from ztna.proto.policy import Policy
 
@@ -75,6 +85,18 @@ def world() -> World:
 @pytest.fixture
 def pair(world: World) -> Pair:
     return Pair(world)
+
+
+def test_connect_may_leave_with_the_registration(world: World) -> None:
+    connector, agent = world.connector().dial(), world.agent().dial()
+    connector.take()
+    agent.lose()
+    agent.dial()
+    agent.say(Register("agent", ("echo",), 1), Connect(7, "echo"))
+    (invited,) = connector.take(SessionInvited)
+    connector.control.accept(invited.session, NONCE, world.now)
+    world.run()
+    assert [event.request for event in agent.take(SessionGranted)] == [7]
 
 
 def errors(member: Member) -> list[tuple[str, object]]:

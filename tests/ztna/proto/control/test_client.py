@@ -90,8 +90,9 @@ def test_the_proof_answers_the_challenge_and_nothing_is_said_before_the_welcome(
     assert agent.client.connect("echo", 0.0) == 0
     agent.tell(m.Welcome("spiffe://lab/agent/agent-1", stun=(("", 0), ("", 4434))))
     assert agent.events() == [
-        e.ControlUp(2, "spiffe://lab/agent/agent-1", (RELAY, ("198.51.100.1", 4434)))
-    ]  # fmt: skip
+        e.ControlUp(2, "spiffe://lab/agent/agent-1", (RELAY, ("198.51.100.1", 4434))),
+        e.Registering(("echo", "http")),
+    ]
     assert agent.said() == [m.Register("agent", ("echo", "http"), 1234)]
     assert (agent.core.is_connected, agent.client.get_timer()) == (True, None)
 
