@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 FRESH: Final = "ZTNA_TWIN_FRESH"
 """In the environment of a command at the administrator's: the world was made anew for it."""
+TOOLS: Final = ("ip", "nft", "nsenter", "setpriv", "systemd-nspawn", "mmdebstrap", "ssh")
+"""What is asked for before anything is made."""
 STATE: Final = Path(".ztna") / "twin"
 """Of the twin's stacks, apart from that of real ones, whose ids mean something elsewhere."""
 _AGAIN: Final = "import sys; sys.argv[0] = 'ztna'; from infra.cli import main; main()"
@@ -102,21 +106,37 @@ def enter(stack: str, *, make: bool = False, fetch: bool = False, close: bool = 
     there = site.exists
     if not there and not make:
         raise CliFailure(f"the twin of {stack!r} is not up: ztna up --stack {stack} --twin", ExitCode.NO_STACK)
-    if fetch:
-        _fetch(stack, site)
-    if make:
-        site.open()
-        _furnish(stack, site)
+    with lab_errors():
+        if fetch:
+            _fetch(stack, site)
+        if make:
+            site.open()
     code = _run_there(site, fresh=not there)
     if code == 0 and close:
-        site.close()
+        with lab_errors():
+            site.close()
     raise typer.Exit(code)
+
+
+@contextmanager
+def lab_errors() -> Iterator[None]:
+    """Give what the lab or the bundle cannot do to the user as the command's own failure."""
+    from infra.bundle import BundleError
+    from infra.lab.errors import LabError
+
+    try:
+        yield
+    except (LabError, BundleError) as error:
+        raise CliFailure(str(error), ExitCode.FAILED) from error
 
 
 def _fetch(stack: str, site: "Site") -> None:
     from infra.engine.events import discard
+    from infra.lab.errors import require_tool
     from infra.twin import stacks
 
+    for tool in TOOLS:
+        require_tool(tool)
     opened = workspace(stack, discard)
     values = {**stacks.config_of(stack), **opened.config.load().values}
     for key, (value, why) in stacks.STACKS.get(stack, stacks.TwinStack()).config.items():
@@ -228,7 +248,8 @@ def verify_twin(stack: str, *, quick: bool, as_json: bool) -> int:
 
     outputs = stack_outputs(stack, show_secrets=True, twin=True)
     outputs = replace(outputs, limits=(*outputs.limits, *limits(stack)))
-    report = verify(site_of(stack), outputs, quick=quick, on_result=show)
+    with lab_errors():
+        report = verify(site_of(stack), outputs, quick=quick, on_result=show)
     written = write_report(report, project_dir() / REPORTS_DIR / f"{stack}-twin")
     if as_json:
         print_json({**report.to_json(), "report": str(written[0])})

@@ -19,6 +19,7 @@ PACKAGE_OF_TOOL: Final[dict[str, str]] = {
     "tcpdump": "tcpdump",
     "systemd-nspawn": "systemd-container",
     "mmdebstrap": "mmdebstrap",
+    "ssh": "openssh-client",
 }
 
 
