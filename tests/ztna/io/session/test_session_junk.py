@@ -224,9 +224,9 @@ async def test_a_connector_takes_so_many_sessions_and_so_many_of_one_agent(
 
 
 async def test_a_session_without_a_peer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ztna.io.session.session.ESTABLISH_S", 0.2)
     async with Overlay(tmp_path) as overlay:
         sessions = connector_sessions(overlay.connector)
+        monkeypatch.setattr("ztna.io.session.session.ESTABLISH_S", 0.2)
         sessions.control_event(invited(1))
         assert len(sessions.sessions) == 2
         await eventually(lambda: len(sessions.sessions) == 1)
