@@ -76,7 +76,7 @@ async def test_many_tcp_clients_at_once(tmp_path: Path) -> None:
 
 async def test_a_client_that_does_not_read_holds_up_nobody_and_loses_nothing(tmp_path: Path) -> None:
     async with Overlay(tmp_path) as overlay:
-        size = 12 << 20
+        size = 6 << 20
         reader, writer = await asyncio.open_connection(*overlay.forward("tcp"), limit=1 << 16)
         sending = asyncio.create_task(send_all(writer, bytes(size)))
         with udp_client(overlay.forward("udp")) as other:
