@@ -2,12 +2,9 @@
 
 import sys
 import time
-from pathlib import Path
 from typing import Final
 
-from infra.lab import state
-from infra.lab.process import is_alive
-from infra.twin import aws_view
+from infra.twin import aws_view, daemons
 from infra.twin.aws_base import required
 from infra.twin.aws_fabric import exists, router_of
 from infra.twin.interface import TwinError
@@ -15,23 +12,12 @@ from infra.twin.site import Site
 
 PROCESS: Final = "controller"
 STEADY_S: Final = 300.0
-_ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 def ensure(site: Site, vpc_id: str) -> None:
     """Start the controller of a VPC, unless it runs."""
     host = router_of(required(site, aws_view.VPC, vpc_id))
-    with site.exclusive("controller"):
-        if not running(site.run, host):
-            argv = (sys.executable, "-m", "infra.twin.aws_controller", site.run, vpc_id)
-            site.lab.spawn(host, PROCESS, argv, cwd=str(_ROOT), env={"ZTNA_LAB_STATE": str(state.base_dir())})
-
-
-def running(run: str, host: str) -> bool:
-    """Whether the controller of a router runs."""
-    record = state.load(run)
-    process = record.processes.get(f"{host}/{PROCESS}") if record is not None else None
-    return process is not None and is_alive(process.pid, process.start_time)
+    daemons.ensure(site, host, PROCESS, (sys.executable, "-m", "infra.twin.aws_controller", site.run, vpc_id))
 
 
 def possible(site: Site, vpc_id: str) -> bool:

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from infra.lab import state
-from infra.lab.netns import Place
 from infra.lab.plan import bridge_name, switch_namespace
 from infra.lab.topology import Host, Link, Segment
 from infra.twin import aws_balancing, edge
@@ -23,6 +22,8 @@ from infra.twin.interface import Json
 from infra.twin.site import Site
 from infra.twin.store import Item
 
+SWITCH: Final = "_switch"
+"""The namespace of all bridges, as the lab names it."""
 TABLES_FROM: Final = 1000
 """Of the kernel's routing tables: that of a subnet is this and its number."""
 MARK: Final = 1
@@ -84,7 +85,7 @@ def plug(site: Site, router: str, segment: str, device: str, lines: tuple[str, .
             )
         ),
     )
-    Place().scripts({switch: f"ip link set {far} master {bridge_name(segment)} up"})
+    site.script(SWITCH, f"ip link set {far} master {bridge_name(segment)} up")
 
 
 def plug_eni(site: Site, view: View, eni: Eni) -> None:
