@@ -149,8 +149,12 @@ class Agent:
 
     def send_packets(self, packets: Sequence[bytes]) -> None:
         """Queue a batch of packets of the local side, each the way its service is reached; `flush` transmits them."""
-        wrap, send = self.control.wrap, self.uplink.send
-        for packet in packets if self.sessions is None else self.sessions.routes.send(packets):
+        wrap, send, sessions = self.control.wrap, self.uplink.send, self.sessions
+        rest = packets if sessions is None else sessions.routes.send(packets)
+        if sessions is not None and sessions.sealed:
+            sessions.counters.dropped_unsealed += len(rest)
+            return
+        for packet in rest:
             payload = wrap(packet)
             self._uplink_used = True
             if payload is not None:
@@ -219,8 +223,10 @@ class Agent:
         """Nothing of ours depends on the relay's address."""
 
     def packet_received(self, packet: bytes) -> None:
-        """A packet of a service."""
-        if self._local is not None:
+        """A packet of a service, by the intermediate."""
+        if self.sessions is not None and self.sessions.sealed:
+            self.sessions.counters.dropped_unsealed += 1
+        elif self._local is not None:
             self._local.packet_received(packet)
 
     def payload_limit_changed(self, max_bytes: int) -> None:

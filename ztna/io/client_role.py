@@ -56,6 +56,8 @@ def client_settings(config: AgentConfig | ConnectorConfig, limits: ConnectionLim
         credentials = load_credentials(tls.certificate, tls.key, anchors)
     elif config.protocol == "v2":
         raise ConfigError("protocol: v2 needs cert_path and key_path, to prove who we are; set them, or auto")
+    if config.protocol == "v2" and (anchors is None or not tls.verify_peer):
+        raise ConfigError("protocol: v2 needs ca_cert_path and verify_peer, to know the other end; set them, or auto")
     protocol = config.protocol if credentials is not None else "v1"
     return ClientSettings(
         ca_pem=anchors.pem if anchors is not None else b"",

@@ -186,7 +186,10 @@ class Connector:
         )
 
     def packet_received(self, packet: bytes) -> None:
-        """A packet of an agent."""
+        """A packet of an agent, by the intermediate."""
+        if self.sessions is not None and self.config.protocol == "v2":
+            self.sessions.counters.dropped_unsealed += 1
+            return
         self.gateway.packet_received(packet, self.clock())
 
     def payload_limit_changed(self, max_bytes: int) -> None:

@@ -256,11 +256,13 @@ def p2p_server(
         addresses: inner addresses of its services.
 
     Raises:
-        ConfigError: a certificate or policy.json cannot be used.
+        ConfigError: a certificate or policy.json cannot be used, or `protocol: v2` excludes whom it is for.
     """
     config = connector.config
     if config.p2p.certificate is None:
         return None
+    if config.protocol == "v2":
+        raise ConfigError("p2p.cert is for agents of ztna-v1, which protocol: v2 excludes; leave one of them out")
     uplink = connector.uplink
     server = P2pServer(
         connector.udp,

@@ -72,6 +72,7 @@ class AgentSessions(SessionSide[ControlPlane]):
         virtual_ip: our own inner address.
         credentials: our certificate as it is on disk now.
         too_large: called with a packet and the limit in bytes, to answer it by ICMP.
+        sealed: whether nothing may go by the intermediate unsealed: services of `ztna-v1` then have nobody.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class AgentSessions(SessionSide[ControlPlane]):
         core: str = "auto",
         bind_addr: str = "0.0.0.0",
         too_large: Callable[[bytes, int], None],
+        sealed: bool = False,
     ) -> None:
         super().__init__(control)
         self.counters = AgentSessionCounters()
@@ -106,6 +108,7 @@ class AgentSessions(SessionSide[ControlPlane]):
         self._paths = paths
         self._core = core
         self.bind_addr = bind_addr
+        self.sealed = sealed
         self._sessions: dict[bytes, Session] = {}
         self._states: dict[bytes, AskedSession] = {}
 
@@ -187,6 +190,11 @@ class AgentSessions(SessionSide[ControlPlane]):
         service = self.services.get(service_id)
         if service is None:
             return
+        if protocol == 1 and self.sealed:
+            # The intermediate says so, and would read everything; nothing but its word asks for that.
+            self.counters.refused_legacy += 1
+            self._log.warning("legacy_refused", service=service_id, detail="protocol: v2 allows no other way to it")
+            connector, protocol = None, 0
         # What was asked for with the registration is answered after this, by that connector.
         asked, service.asked = service.asked and protocol == 2, False
         service.connector, service.protocol = connector, protocol

@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 def _material(
     config: AgentConfig | ConnectorConfig,
 ) -> tuple[certs.TrustAnchors, Callable[[], Credentials], str] | None:
-    """(what to trust, our certificate as it is on disk now, our stack); None without an identity: then no sessions."""
+    """(what to trust, our certificate as it is on disk now, our stack); None without an identity: then no sessions.
+
+    Raises:
+        ConfigError: `protocol: v2`, which allows nothing but sessions, and a certificate that names no stack.
+    """
     tls = config.tls
     if config.protocol == "v1" or tls.ca is None or tls.certificate is None or tls.key is None or not tls.verify_peer:
         return None
@@ -40,6 +44,8 @@ def _material(
         return certs.load_credentials(certificate, key, anchors)
 
     stack = config.stack or certs.stack_of(credentials().certificate)
+    if stack is None and config.protocol == "v2":
+        raise ConfigError("protocol: v2 needs stack, which the certificate does not name; set it, or auto")
     return None if stack is None else (anchors, credentials, stack)
 
 
@@ -70,6 +76,7 @@ def agent_sessions(agent: "Agent") -> AgentSessions | None:
         paths=_path_config(config),
         core=config.sessions.quic_core,
         too_large=agent.answer_too_large,
+        sealed=config.protocol == "v2",
     )
 
 

@@ -82,6 +82,10 @@ class AgentSessionCounters:
     ready: int = 0
     ended: int = 0
     rejected: int = 0
+    refused_legacy: int = 0
+    """Times that a service was to be reached without end-to-end encryption, which `protocol: v2` forbids."""
+    dropped_unsealed: int = 0
+    """Packets that would have gone, or came, by the intermediate in spite of `protocol: v2`."""
     dropped_waiting: int = 0
     dropped_queue: int = 0
     dropped_source: int = 0
@@ -155,3 +159,5 @@ class ConnectorSessionCounters:
     rejected: int = 0
     dropped_unproven: int = 0
     dropped_malformed: int = 0
+    dropped_unsealed: int = 0
+    """Packets that came by the intermediate in spite of `protocol: v2`."""
