@@ -13,7 +13,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from tests.support.netns import in_new_namespace
-from ztna.io.tun import TunDevice, TunError, open_device, tun_available
+from ztna.io.tun import ANSWERS_RARE, TunDevice, TunError, open_device, tun_available
 from ztna.proto import packet as ip
 
 pytestmark = [pytest.mark.lab, pytest.mark.tun]
@@ -274,3 +274,27 @@ def place(address: str, peer: str, offload: bool) -> tuple[TunDevice, socket.soc
     tcp.setblocking(False)
     udp.setblocking(False)
     return device, tcp, udp
+
+
+def test_what_the_kernel_answers_at_once_is_there_to_be_read() -> None:
+    def body(device: TunDevice) -> None:
+        peer, own = (int.from_bytes(socket.inet_aton(address), "big") for address in (SERVICE, AGENT))
+        ask = ip.build_ipv4(ip.ICMP, peer, own, b"\x08\x00\xf7\xfd\x00\x01\x00\x01")
+        silent = ip.build_ipv4(ip.ICMP, peer, own, b"\x00\x00\xff\xfd\x00\x01\x00\x01")
+        assert device.read_answers(64) == []
+        for _ in range(2):
+            assert device.write(ask)
+            assert [packet[20] for packet in device.read_answers(64)] == [0]
+        # An answer itself gets none; after that the device is not asked each time.
+        assert device.write(silent)
+        assert device.read_answers(64) == []
+        assert device.write(ask)
+        assert device.read_answers(64) == []
+        assert len(device.read_batch()) == 1
+        for _ in range(ANSWERS_RARE - 1):
+            assert device.write(silent)
+            assert device.read_answers(64) == []
+        assert device.write(ask)
+        assert len(device.read_answers(64)) == 1
+
+    with_device(body)

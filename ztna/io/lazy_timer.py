@@ -2,6 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
+
+TICK_S: Final = 0.001
 
 
 class LazyTimer:
@@ -39,7 +42,9 @@ class LazyTimer:
 
     def _set(self, due: float) -> None:
         self._fires_at = due
-        self._handle = self._loop.call_later(max(0.0, due - self._clock()), self._fired)
+        # uvloop calls at once for less than half of its tick, and again and again until the time has come.
+        delay = due - self._clock()
+        self._handle = self._loop.call_later(max(TICK_S, delay) if delay > 0 else 0.0, self._fired)
 
     def _fired(self) -> None:
         self._handle = None

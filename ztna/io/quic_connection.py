@@ -58,6 +58,9 @@ MAX_STREAM_GAPS: Final = 1024
 class GuardedConnection(SizedConnection):
     """One QUIC connection behind our guards. The five sans-IO verbs are aioquic's own."""
 
+    ack_every = ACK_EVERY
+    """Packets of the peer that are acknowledged together at most."""
+
     def __init__(
         self,
         *,
@@ -169,13 +172,13 @@ class GuardedConnection(SizedConnection):
             self._close_event = events.ConnectionTerminated(QuicErrorCode.NO_ERROR, 0, reason)
             self._close_end()
 
-    def pace_acknowledgements(self, now: float) -> None:
-        """After a packet was received: a bulk sender's window must not wait for the timer (RFC 9000 s13.2.2)."""
+    def pace_acknowledgements(self, now: float, count: int = 1) -> None:
+        """After packets were received: a bulk sender's window must not wait for the timer (RFC 9000 s13.2.2)."""
         if self._spaces[tls.Epoch.ONE_RTT].ack_at is None:
             self._unacknowledged = 0
             return
-        self._unacknowledged += 1
-        if self._unacknowledged >= ACK_EVERY:
+        self._unacknowledged += count
+        if self._unacknowledged >= self.ack_every:
             self._unacknowledged = 0
             self.acknowledge_now(now)
 

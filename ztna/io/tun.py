@@ -41,9 +41,11 @@ OFFLOAD_UDP: Final = 0x20 | 0x40
 SIOCSIFMTU: Final = 0x8922
 MAX_NAME_BYTES: Final = 15
 READ_BYTES: Final = 65536
+SUPER_BYTES: Final = segments.META_BYTES + READ_BYTES
 QUEUE_PACKETS: Final = 1000
 MAX_BATCH_PACKETS: Final = 64
 MIN_MTU_BYTES: Final = 576
+ANSWERS_RARE: Final = 7
 
 
 class TunError(OSError):
@@ -87,10 +89,9 @@ class TunDevice:
         self.mtu_bytes = mtu_bytes
         self._unfinished: frozenset[bytes] = frozenset()
         self._fd, self.name, self.offload = open_offloading(name) if offload else (*open_device(name), 0)
-        self._meta = bytearray(segments.META_BYTES)
-        self._buffer = bytearray(READ_BYTES)
-        self._view = memoryview(self._buffer)
         self._waiting: deque[bytes] = deque()
+        self._written = False
+        self._passes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_readable: Callable[[], None] = self.pause
         self._reading = False
@@ -184,13 +185,38 @@ class TunDevice:
         batch: list[bytes] = []
         while waiting and len(batch) < max_packets:
             batch.append(waiting.popleft())
-        read = self._read_super if self.offload else self._read_plain
-        while len(batch) < max_packets and read(batch):
-            pass
+        if self.offload:
+            self._read_super(batch, max_packets)
+        else:
+            while len(batch) < max_packets and self._read_plain(batch):
+                pass
         if len(batch) > max_packets:
             waiting.extend(batch[max_packets:])
             del batch[max_packets:]
-        self._read_soon()
+        if waiting:
+            self._read_soon()
+        return batch
+
+    @property
+    def may_answer(self) -> bool:
+        """Whether packets were written since the last `read_answers`."""
+        return self._written
+
+    def read_answers(self, max_packets: int) -> list[bytes]:
+        """What the kernel itself answered to packets written since the last call (TCP acknowledgements, ICMP).
+
+        They are there as soon as it has the packets: read now they leave with the batch that is in hand, and no turn of
+        the event loop lies between. After a call that found none the next ANSWERS_RARE ones do not look.
+        """
+        if not self._written:
+            return []
+        self._written = False
+        if self._passes:
+            self._passes -= 1
+            return []
+        batch = self.read_batch(max_packets)
+        if not batch:
+            self._passes = ANSWERS_RARE
         return batch
 
     def _read_plain(self, batch: list[bytes]) -> bool:
@@ -210,39 +236,39 @@ class TunDevice:
         batch.append(packet)
         return True
 
-    def _read_super(self, batch: list[bytes]) -> bool:
-        """The same where meta data precede each packet, which may be a super-segment."""
-        meta_bytes = self._meta
-        try:
-            size = os.readv(self._fd, (meta_bytes, self._buffer)) - segments.META_BYTES
-        except OSError:
-            return False
-        counters = self.counters
-        counters.read_calls += 1
-        if size < IPV4_HEADER_BYTES or self._buffer[0] >> 4 != 4:
-            counters.dropped_not_ipv4 += 1
-            return True
-        packet = bytes(self._view[:size])
-        if meta_bytes[0] & segments.NEEDS_CHECKSUM:
-            meta = segments.parse_meta(meta_bytes)
-            unfinished = packet[16:20] in self._unfinished
-            if meta.gso_type:
-                cut = segments.split(meta, packet, unfinished)
-            elif unfinished:
-                cut = [packet]
+    def _read_super(self, batch: list[bytes], max_packets: int) -> None:
+        """The same until there are `max_packets`, where meta data precede each packet, which may be a super-segment."""
+        fd, read, unfinished, counters = self._fd, os.read, self._unfinished, self.counters
+        before, calls, size = len(batch), 0, 0
+        while len(batch) < max_packets:
+            try:
+                data = read(fd, SUPER_BYTES)
+            except OSError:
+                break
+            calls += 1
+            packet = data[segments.META_BYTES :]
+            if len(packet) < IPV4_HEADER_BYTES or packet[0] >> 4 != 4:
+                counters.dropped_not_ipv4 += 1
+                continue
+            if not data[0] & segments.NEEDS_CHECKSUM or (not data[1] and packet[16:20] in unfinished):
+                batch.append(packet)
+            elif (cut := self._cut(data, packet)) is not None:
+                batch += cut
             else:
-                whole = segments.finish(packet, meta.checksum_start, meta.checksum_offset)
-                cut = None if whole is None else [whole]
-            if cut is None:
                 counters.dropped_malformed += 1
-                return True
-            batch += cut
-            counters.read_packets += len(cut)
-        else:
-            batch.append(packet)
-            counters.read_packets += 1
+                continue
+            size += len(packet)
+        counters.read_calls += calls
+        counters.read_packets += len(batch) - before
         counters.read_bytes += size
-        return True
+
+    def _cut(self, data: bytes, packet: bytes) -> list[bytes] | None:
+        """What a super-segment holds, or the one packet whose checksum is finished here; None if it is malformed."""
+        meta = segments.parse_meta(data)
+        if meta.gso_type:
+            return segments.split(meta, packet, packet[16:20] in self._unfinished)
+        whole = segments.finish(packet, meta.checksum_start, meta.checksum_offset)
+        return None if whole is None else [whole]
 
     def write(self, packet: bytes) -> bool:
         """Give one IP packet to the kernel; False (and one counter) if it would not take it."""
@@ -250,6 +276,7 @@ class TunDevice:
 
     def write_batch(self, packets: Sequence[bytes]) -> int:
         """Give packets to the kernel in their order; returns how many it took, the others are counted."""
+        self._written = True
         if not self.offload:
             return sum(self._write((packet,), 1) for packet in packets)
         if len(packets) == 1:

@@ -59,21 +59,19 @@ class TunSide:
             self._device.set_mtu(mtu_bytes)
 
     def batch_ended(self) -> None:
-        """The congestion window has opened: add to this batch's transmit what waits in the device."""
-        if not self._paused:
+        """Add to this batch's transmit what the kernel answered at once, or what waits for the congestion window."""
+        agent, device = self._agent, self._device
+        room = agent.room if self._paused or device.may_answer else 0
+        if room < (RESUME_ROOM if self._paused else 1):
             return
-        agent = self._agent
-        room = agent.room
-        if room < RESUME_ROOM:
-            return
-        batch = self._device.read_batch(room)
+        batch = device.read_batch(room) if self._paused else device.read_answers(min(room, MAX_BATCH_PACKETS))
         if batch:
             agent.send_packets(batch)
             # The session whose batch this is transmits by itself, others have to be told.
             agent.flush()
-        if len(batch) < room:
+        if self._paused and len(batch) < room:
             self._paused = False
-            self._device.resume()
+            device.resume()
 
     def flow_received(self, session: Session, flow: int, payload: bytes) -> None:
         """Flows are for user mode."""
@@ -110,7 +108,7 @@ class TunSide:
         asked, self._asked_at = self._asked_at, agent.clock()
         # After a pause there is one packet: send it before asking for another (the loop calls again at once).
         alone = self._asked_at - asked > PAUSE_S
-        batch = device.read_batch(min(agent.room, 1 if alone else MAX_BATCH_PACKETS))
+        batch = device.read_batch(1 if alone else min(agent.room, MAX_BATCH_PACKETS))
         if batch:
             agent.send_packets(batch)
             agent.flush()

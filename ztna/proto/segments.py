@@ -14,6 +14,8 @@ nothing. Packets that travel inside an authenticated session may stay so; the fa
 
 from collections.abc import Container, Sequence
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -39,6 +41,9 @@ _META = Struct("=BBHHHH")
 _TCP_HEAD = Struct("!HHxxHBBxx12sI5sB2s")
 _UDP_HEAD = Struct("!HHxxHBBxx12sH")
 _LENGTH_AND_ID = Struct("!HH")
+# Of two UDP datagrams that may differ in identification, checksums and data alone: version to length, flags to
+# protocol, addresses to UDP length.
+_ALIKE: Final = itemgetter(slice(0, 4), slice(6, 10), slice(12, 26))
 _WORD = Struct("!H")
 
 
@@ -193,17 +198,22 @@ def join(packets: Sequence[bytes], unfinished: Container[bytes], *, udp: bool = 
     """
     out: list[_Run | bytes] = []
     runs: dict[bytes, _Run] = {}
-    for packet in packets:
-        size = len(packet)
-        protocol = packet[9] if size >= _TCP_HEAD.size else 0
-        if protocol == TCP:
-            item = _join_tcp(packet, size, runs)
-        elif protocol == UDP and udp:
-            item = _join_udp(packet, size, runs)
-        else:
-            item = packet
-        if item is not None:
-            out.append(item)
+    for _, group in groupby(packets, _ALIKE):
+        alike = list(group)
+        while alike:
+            packet = alike.pop(0)
+            size = len(packet)
+            protocol = packet[9] if size >= _TCP_HEAD.size else 0
+            if protocol == TCP:
+                item = _join_tcp(packet, size, runs)
+            elif protocol == UDP and udp:
+                item = _join_udp(packet, size, runs)
+                if alike:
+                    _join_alike(packet, alike, runs)
+            else:
+                item = packet
+            if item is not None:
+                out.append(item)
     return [
         (1, single(item, item[12:16] in unfinished)) if isinstance(item, bytes) else _joined(item, unfinished)
         for item in out
@@ -265,6 +275,20 @@ def _join_udp(packet: bytes, size: int, runs: dict[bytes, _Run]) -> _Run | bytes
         return None
     run = runs[key] = _Run(packet, UDP, head, data, like)
     return run
+
+
+def _join_alike(packet: bytes, alike: list[bytes], runs: dict[bytes, _Run]) -> None:
+    """Append to the run that a datagram has just joined what follows and is like it, and take that out of `alike`."""
+    run, head, size = runs.get(packet[12:24]), IPV4_HEADER_BYTES + UDP_HEADER_BYTES, len(packet)
+    if run is None or run.protocol != UDP or run.size != size - head:
+        return
+    count = min(MAX_UDP_SEGMENTS - len(run.parts), (MAX_PACKET_BYTES - head - run.data) // run.size, len(alike))
+    if list(map(len, alike[:count])).count(size) == count:
+        run.parts += [each[head:] for each in alike[:count]]
+        run.data += run.size * count
+        del alike[:count]
+        if len(run.parts) == MAX_UDP_SEGMENTS:
+            del runs[packet[12:24]]
 
 
 def _joined(run: _Run, unfinished: Container[bytes]) -> tuple[int, list[bytes]]:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from ztna.io.lazy_timer import LazyTimer
+from ztna.io.lazy_timer import TICK_S, LazyTimer
 
 
 class Handle:
@@ -92,3 +92,13 @@ def test_closed_timer_stays_silent() -> None:
     timer.close()
     loop.advance(5.0)
     assert fired == []
+
+
+def test_what_is_due_in_less_than_a_tick_waits_one_whole_tick() -> None:
+    loop, timer, fired = make()
+    timer.arm(TICK_S / 4)
+    assert [call.due for call in loop.calls] == [TICK_S]
+    loop.advance(1.0)
+    assert fired == [TICK_S]
+    timer.arm(0.5)
+    assert loop.calls[-1].due == 1.0

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ztna.io.udp import Datagram, UdpBindError, UdpSocket, is_bad_source
+from ztna.io.udp import Datagram, Run, UdpBindError, UdpSocket, is_bad_source
 
 
 @pytest.fixture
@@ -203,3 +203,22 @@ def test_datagram_from_port_zero_is_dropped(monkeypatch: pytest.MonkeyPatch) -> 
     assert udp.receive() == [(b"x", ("192.0.2.1", 5))]
     assert udp.counters.dropped_bad_source == 2
     real.close()
+
+
+async def test_who_wants_small_batches_gets_them_one_after_the_other() -> None:
+    left, right = UdpSocket("127.0.0.1", 0), UdpSocket("127.0.0.1", 0, gro=False)
+    batches: list[int] = []
+    arrived = asyncio.Event()
+
+    def on_runs(runs: list[Run]) -> None:
+        batches.append(len(runs[0][1]))
+        if sum(batches) == 100:
+            arrived.set()
+
+    left.send_batch([(bytes(100), right.local_address)] * 100)
+    right._asked_at = float("inf")  # as if packets came all the time
+    right.start_runs(asyncio.get_running_loop(), on_runs, max_packets=32)
+    await asyncio.wait_for(arrived.wait(), 5)
+    assert max(batches) == 32
+    left.close()
+    right.close()

@@ -238,3 +238,25 @@ def test_no_bytes_break_it(packets: list[bytes], unfinished: bool) -> None:
 @given(st.binary(max_size=120), st.integers(0, 65535), st.sampled_from([0, 1, 5, 0x81]), st.booleans())
 def test_no_meta_data_breaks_it(packet: bytes, size: int, kind: int, unfinished: bool) -> None:
     split(Meta(1, kind, 40, size, 20, 16), packet, unfinished)
+
+
+def test_datagrams_that_are_alike_are_joined_around_those_that_are_not() -> None:
+    def of(port: int, size: int, count: int) -> list[bytes]:
+        return [build_udp(SOURCE, port, DESTINATION, 2, bytes([number]) * size) for number in range(count)]
+
+    packets = (
+        of(1, 200, 3) + of(9, 200, 2) + of(1, 200, 4) + of(1, 100, 1) + of(1, 200, 70) + [tcp(b"x")] + of(9, 200, 2)
+    )
+    joined = join(packets, NONE)
+    # A shorter one may only be the last of its run, and a run has 64 at most.
+    assert [count for count, _ in joined] == [8, 4, 64, 6, 1]
+    for port in (1, 9):
+        arrived = [
+            each
+            for count, buffers in joined
+            if b"".join(buffers)[30:32] == port.to_bytes(2, "big")
+            for each in split(parse_meta(buffers[0]), b"".join(buffers[1:]), unfinished=False) or []
+        ]
+        assert [each[28:] for each in arrived] == [
+            each[28:] for each in packets if each[20:22] == port.to_bytes(2, "big")
+        ]

@@ -379,11 +379,11 @@ class ConnectorSessions(SessionSide[Accepting]):
         if traffic is None or flows is None:
             self.counters.dropped_unproven += len(datagrams)
             return
-        packets: list[bytes] = []
-        for data in datagrams:
+        packets = [data for data in datagrams if data and data[0] >> 4 == 4]
+        for data in datagrams if len(packets) < len(datagrams) else ():
             if data and data[0] >> 4 == 4:
-                packets.append(data)
-            elif data and data[0] == UDP_FLOW and (found := split_flow_datagram(data)) is not None:
+                continue
+            if data and data[0] == UDP_FLOW and (found := split_flow_datagram(data)) is not None:
                 flows.received(*found)
             else:
                 self.counters.dropped_malformed += 1

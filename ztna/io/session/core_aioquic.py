@@ -77,21 +77,48 @@ class AioquicCore(CoreBase):
             self._deadline = math.inf
             return
         if frames:
-            for frame in frames:
-                self._datagram(frame)
-            connection.pace_acknowledgements(now)
+            self._datagrams(frames)
+            connection.pace_acknowledgements(now, 1)
         elif frames is None:
             # A keepalive, a size probe, a handshake: no answer will come for it, and its sender waits.
             connection.acknowledge_now(now)
             self._drain(connection, now)
 
     def _feed_all(self, packets: Sequence[bytes], now: float) -> None:
-        super()._feed_all(packets, now)
+        connection = self._connection
+        if connection is None or not connection.is_plain:
+            super()._feed_all(packets, now)
+        else:
+            self._feed_plain(connection, packets, now)
         connection = self._connection
         if connection is not None and connection.has_events:
             # Stream data, taken the short way: one acknowledgement for the batch.
             connection.acknowledge_now(now)
             self._drain(connection, now)
+
+    def _feed_plain(self, connection: SessionConnection, packets: Sequence[bytes], now: float) -> None:
+        """`_feed` for many: what they bring is counted once."""
+        found: list[bytes] = []
+        plain = 0
+        for packet in packets:
+            if not packet:
+                continue
+            try:
+                frames = connection.receive(packet, PEER, now)
+            except BaseException as exc:
+                self._failed(exc)
+                continue
+            self._errors = 0
+            if frames:
+                found += frames
+                plain += 1
+            elif frames is None:
+                # As in `_feed`.
+                connection.acknowledge_now(now)
+                self._drain(connection, now)
+        if plain:
+            self._datagrams(found)
+            connection.pace_acknowledgements(now, plain)
 
     def _accept(self, packet: bytes) -> SessionConnection | None:
         """A server's connection begins with the first Initial, whose destination connection ID its keys come from."""
@@ -120,7 +147,7 @@ class AioquicCore(CoreBase):
             self._stream_run(connection, run_id, run, run_fin)
             run, run_id = [], -1
             if isinstance(event, events.DatagramFrameReceived):
-                self._datagram(event.data)
+                self._datagrams((event.data,))
             elif isinstance(event, events.StreamReset):
                 self._stream_reset(event.stream_id, event.error_code)
             elif isinstance(event, events.StopSendingReceived):

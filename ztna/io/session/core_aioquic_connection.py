@@ -22,6 +22,9 @@ PEER: Final = ("peer", 0)
 
 CONGESTION_CONTROL: Final = "session-reno"
 
+ACK_EVERY: Final = 16
+"""Each acknowledgement costs either side as much as several packets of data; who sends so few waits ACK_DELAY_S."""
+
 
 class SessionReno(SizeAwareReno):
     """NewReno that blames no path for packets that were sent on another one, and counts what was lost."""
@@ -75,6 +78,8 @@ class Windows:
 
 class SessionConnection(BulkConnection):
     """One session's connection on aioquic."""
+
+    ack_every = ACK_EVERY
 
     def __init__(
         self,

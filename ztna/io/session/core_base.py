@@ -63,6 +63,7 @@ class CoreBase(CoreHooks):
         self._deadline = now + settings.handshake_timeout_s if is_client else math.inf
         self._nudges = 0
         self._nudge_at = math.inf
+        self._unsettled = False
         self._payload_told = 0
         self._loss_seen = (0, 0)
         self._rekey_at = REKEY_PACKETS
@@ -82,7 +83,7 @@ class CoreBase(CoreHooks):
             self._feed_all(packets, now)
         except BaseException as exc:
             self._failed(exc)
-        self._after(now)
+        self._unsettled = True
 
     def packets(self, now: float) -> list[bytes]:
         """See `SessionCore`."""
@@ -97,7 +98,7 @@ class CoreBase(CoreHooks):
         if self.stats.packets_sent >= self._rekey_at and self.established:
             self._rekey_at += REKEY_PACKETS
             self._update_keys()
-        self._after(now)
+        self._unsettled = True
         return built
 
     def get_timer(self) -> float | None:
@@ -126,7 +127,7 @@ class CoreBase(CoreHooks):
                 self._fire(now)
         except BaseException as exc:
             self._failed(exc)
-        self._after(now)
+        self._unsettled = True
 
     def _feed_all(self, packets: Sequence[bytes], now: float) -> None:
         for packet in packets:
@@ -179,16 +180,21 @@ class CoreBase(CoreHooks):
 
     def next_event(self) -> CoreEvent | None:
         """See `SessionCore`."""
+        if self._unsettled:
+            # Late, so that what arrived and what is sent does not wait for it.
+            self._unsettled = False
+            self._after(self._now)
         return self._events.popleft() if self._events else None
 
-    def _datagram(self, data: bytes) -> None:
+    def _datagrams(self, payloads: Sequence[bytes]) -> None:
         if not self.established or self.closed:
             return
-        self.stats.datagrams_received += 1
-        if len(self._inbox) >= self.settings.limits.datagrams_received:
-            self.stats.datagrams_dropped_unread += 1
-            return
-        self._inbox.append(data)
+        self.stats.datagrams_received += len(payloads)
+        self._inbox += payloads
+        over = len(self._inbox) - self.settings.limits.datagrams_received
+        if over > 0:
+            self.stats.datagrams_dropped_unread += over
+            del self._inbox[-over:]
 
     def _handshake_done(self, alpn: str, chain: list[bytes]) -> None:
         """Judge the server, then let the session begin."""

@@ -7,46 +7,28 @@ flight beyond any window it had is taken for such a flood.
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 from ztna.io.quic_parts import MIN_UDP_PAYLOAD
 from ztna.io.session.core import SessionTls
 from ztna.io.session.core_base import DEFAULT_RTT_S, MAX_WINDOW_BYTES, CoreBase
 from ztna.io.session.core_qh3_connection import MAX_DATAGRAM_BYTES, Qh3Connection
+from ztna.io.session.core_qh3_sizes import LargePackets
 
 SHORT_HEADER: Final = 1 + 2 + 16 + 3
 """First byte, packet number, AEAD tag, DATAGRAM frame type and length; the peer's connection ID comes on top."""
 
 PACKETS_PER_CALL: Final = 512
+ACK_TIMER: Final = "ack_application"
 FLOOD_BYTES: Final = 1_048_576
 PROTOCOL_VIOLATION: Final = 0x0A
 SETTLE_S: Final = 2.0
 TRICKLE_BYTES: Final = 1024
 SIZE_ASKED_S: Final = 0.02
-LOSSES: Final = 4
 BLACK_HOLE_S: Final = 0.25
-BLACK_HOLE_VERDICTS: Final = 2
 PROBE_TIMEOUTS: Final = 3
-
-
-class LargePackets:
-    """What became of packets beyond 1200 bytes, told by counts alone: the native core tells no more."""
-
-    def __init__(self) -> None:
-        self.sent = 0
-        self.suspicion = 0
-        self._mark = (0, 0, 0, 0.0)
-
-    def judge(self, core: Any, now: float, interval_s: float) -> bool:
-        """Whether, two intervals in a row, as many packets were lost as large ones were settled."""
-        sent, flying, lost, at = self._mark
-        if now - at < interval_s:
-            return False
-        out = sum(size > MIN_UDP_PAYLOAD for _, size, _ in core.outstanding_application_packets)
-        self._mark = (self.sent, out, core.loss_total, now)
-        settled, losses = self.sent - sent + flying - out, core.loss_total - lost
-        self.suspicion = self.suspicion + 1 if LOSSES <= settled <= losses else 0
-        return self.suspicion >= BLACK_HOLE_VERDICTS
 
 
 class Qh3Core(CoreBase):
@@ -135,26 +117,22 @@ class Qh3Core(CoreBase):
             self._report_closed(*connection.failure, by_peer=False)
 
     def _take(self, connection: Qh3Connection) -> None:
-        take, inbox, stats = connection.core.next_event, self._inbox, self.stats
-        most = self.settings.limits.datagrams_received
-        while (event := take()) is not None:
+        payloads: list[bytes] = []
+        for event in iter(connection.core.next_event, None):
             kind = event[0]
             if kind == "datagram":
-                if self.established:
-                    stats.datagrams_received += 1
-                    if len(inbox) < most:
-                        inbox.append(event[1])
-                    else:
-                        stats.datagrams_dropped_unread += 1
+                payloads.append(event[1])
             elif kind == "stream_data":
                 self._stream_data(event[1], event[2], event[3])
             else:
                 self._event(event)
+        if payloads:
+            self._datagrams(payloads)
 
     def _event(self, event: tuple[Any, ...]) -> None:
         match event[0]:
             case "datagram":
-                self._datagram(event[1])
+                self._datagrams((event[1],))
             case "stream_data":
                 self._stream_data(event[1], event[2], event[3])
             case "stream_reset":
@@ -180,8 +158,10 @@ class Qh3Core(CoreBase):
         core = connection.core
         packets, connection.ready = connection.ready, []
         if self.established:
-            self._limits(connection, now)
+            if not self._cleared:
+                self._limits(connection, now)
             if self._queue:
+                self._next_timer(core)
                 self._admit(core)
         packets += self._poll(core, now)
         if self._is_client and not connection.complete and packets and not core.received_authenticated_packet:
@@ -190,19 +170,27 @@ class Qh3Core(CoreBase):
             core.send_stream(*self._trickle.pop(0))
             packets += self._poll(core, now)
         if self._size > MIN_UDP_PAYLOAD:
-            self._sizes.sent += sum(len(packet) > MIN_UDP_PAYLOAD for packet in packets)
+            self._sizes.sent += sum(map(MIN_UDP_PAYLOAD.__lt__, map(len, packets)))
         if core.has_events:
             self._take(connection)
         return packets
 
+    @staticmethod
+    def _next_timer(core: Any) -> tuple[str, float] | None:
+        """The native core's time, but for acknowledgements: these are due at once, and leave when the owner sends.
+
+        Left to its timer of a millisecond they would not go along with data that leave before: a packet more here, and
+        one to take in for the peer.
+        """
+        timer: tuple[str, float] | None = core.get_timer()
+        if timer is not None and timer[0] == ACK_TIMER:
+            core.handle_timer(timer[1])
+            timer = core.get_timer()
+        return timer
+
     def _poll(self, core: Any, now: float) -> list[bytes]:
-        poll = core.poll_transmit
-        packets: list[bytes] = []
-        while (transmit := poll(now)) is not None:
-            packets.append(transmit[0])
-            if len(packets) >= PACKETS_PER_CALL:
-                break
-        return packets
+        transmits = iter(partial(core.poll_transmit, now), None)
+        return [transmit[0] for transmit in islice(transmits, PACKETS_PER_CALL)]
 
     def _first_flight(self, packets: list[bytes]) -> list[bytes]:
         """Without the PING that is the second probe of a time-out: servers refuse a first packet without CRYPTO."""
@@ -217,6 +205,12 @@ class Qh3Core(CoreBase):
             room //= 2
         queue, overhead, spent = self._queue, SHORT_HEADER + 8, 0
         send = core.send_datagram
+        if self._queue_bytes + overhead * len(queue) <= room:
+            for data in queue:
+                send(data)
+            queue.clear()
+            self._queue_bytes = 0
+            return
         while queue:
             size = len(queue[0]) + overhead
             if size > room:
@@ -226,6 +220,11 @@ class Qh3Core(CoreBase):
             spent += len(data)
             send(data)
         self._queue_bytes -= spent
+
+    def _after(self, now: float) -> None:
+        if self.established and self._connection is not None:
+            self._limits(self._connection, now)
+        super()._after(now)
 
     def _limits(self, connection: Qh3Connection, now: float) -> None:
         core = connection.core
@@ -275,7 +274,7 @@ class Qh3Core(CoreBase):
         connection = self._connection
         if connection is None or self._over:
             return math.inf
-        timer = connection.core.get_timer()
+        timer = self._next_timer(connection.core)
         due = timer[1] if timer is not None else math.inf
         return due if self._cleared or self.closed else min(due, self._clear_by)
 

@@ -4,6 +4,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address
+from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 from ztna.io.session.session import Session
@@ -11,6 +13,8 @@ from ztna.io.session.session_types import AgentSessionCounters
 
 WAITING_PACKETS: Final = 64
 WAITING_S: Final = 5.0
+_ADDRESSES: Final = itemgetter(slice(12, 20))
+"""Source and destination of an IPv4 packet."""
 
 
 class Service:
@@ -90,12 +94,11 @@ class ServiceRoutes:
         """Queue packets in their sessions; returns those that go by the intermediate. `flush` transmits."""
         rest: list[bytes] = []
         groups: dict[bytes, list[bytes]] = {}
-        last, group = b"", rest
-        for packet in packets:
-            addresses = packet[12:20]
-            if addresses != last:
-                last, group = addresses, groups.setdefault(addresses, [])
-            group.append(packet)
+        if len(packets) == 1:
+            groups[packets[0][12:20]] = [*packets]
+        else:
+            for addresses, run in groupby(packets, _ADDRESSES):
+                groups.setdefault(addresses, []).extend(run)
         for addresses, group in groups.items():
             service = self.by_address.get(addresses[4:])
             if service is None:

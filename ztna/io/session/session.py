@@ -83,6 +83,7 @@ class Session:
         self._begun = False
         self._transmitting = False
         self._soon = False
+        self._source = Endpoint("", 0)
         self._established = False
         self._unanswered = 0
         self._answer_at: float | None = None
@@ -203,8 +204,7 @@ class Session:
             if bucket is None:
                 self.counters.dropped_unknown_source += len(quic)
                 continue
-            bucket.received += sum(map(len, quic))
-            bucket.packets_received += len(quic)
+            bucket.count_received(quic)
             packets += quic
         if packets:
             self.silence.heard_at = now
@@ -223,7 +223,9 @@ class Session:
 
     def _bucket(self, index: int, source: tuple[str, int], now: float) -> PathBytes | None:
         """Where bytes from this source count, None if no path of ours has such a peer."""
-        remote = Endpoint(*source)
+        remote = self._source
+        if source != remote:
+            remote = self._source = Endpoint(*source)
         if not self.paths.packet_received(remote, index, now):
             return None
         return self.by_path[PathKind.RELAY if remote == self.settings.relay else PathKind.DIRECT]
@@ -241,7 +243,7 @@ class Session:
     def flush(self) -> None:
         """Carry out what was asked for outside a batch, and transmit."""
         if not self.closed and not self._transmitting:
-            self._finish(self._clock())
+            self._finish(self._clock(), queued=True)
 
     def flush_soon(self) -> None:
         """`flush` in the loop's next turn, once for all who ask in this one."""
@@ -253,12 +255,14 @@ class Session:
         self._soon = False
         self.flush()
 
-    def _finish(self, now: float) -> None:
-        """After any input: events up, paths' commands, packets out, timer."""
+    def _finish(self, now: float, *, queued: bool = False) -> None:
+        """After any input: events up, paths' commands, packets out, timer; what was `queued` leaves before all that."""
         self._transmitting = True
         try:
+            if queued:
+                self._transmit(now)
             for number in range(ROUNDS):
-                if not self._round(now, again=number > 0):
+                if not self._round(now, again=queued or number > 0):
                     break
             self._events()
         except Exception as exc:
@@ -337,17 +341,11 @@ class Session:
         if not routes:
             self.counters.waited_for_path += 1
             return 0
-        if self._holds_back(now):
+        if self._holds_back(now) or not (packets := self.core.packets(now)):
             return 0
-        packets = self.core.packets(now)
-        if not packets:
-            return 0
-        size = sum(map(len, packets))
         for route in routes:
-            bucket = self.by_path[route.kind]
-            bucket.sent += size
-            bucket.packets_sent += len(packets)
             self.sockets.send_all(route.local, packets, route.remote)
+            self.by_path[route.kind].count_sent(packets)
         if len(routes) > 1:
             self.counters.duplicated += len(packets)
         self.paths.packets_sent(now)

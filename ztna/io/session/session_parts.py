@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ACK_EVERY: Final = 32
 """Packets of the peer that are acknowledged together while there is nothing else to say (RFC 9000 s13.2.2)."""
 
-ACK_DELAY_S: Final = (0.010, 0.001)
+ACK_DELAY_S: Final = (0.018, 0.001)
 """How long acknowledgements of at most SPARSE packets, and of more, are held back; the peer expects 25 ms at most.
 
 An answer to a packet or two carries the acknowledgement in most cases; a sender of more may wait for it.
@@ -61,6 +61,16 @@ class PathBytes:
     received: int = 0
     packets_sent: int = 0
     packets_received: int = 0
+
+    def count_sent(self, packets: Sequence[bytes]) -> None:
+        """Count packets that went this way."""
+        self.sent += sum(map(len, packets))
+        self.packets_sent += len(packets)
+
+    def count_received(self, packets: Sequence[bytes]) -> None:
+        """Count packets that came this way."""
+        self.received += sum(map(len, packets))
+        self.packets_received += len(packets)
 
 
 @dataclass(slots=True)

@@ -21,6 +21,9 @@ FIRST_EXTRA: Final = 2
 ANY: Final = ("0.0.0.0", "::")
 BUFFER_BYTES: Final = 4 << 20
 MAX_HOST_CANDIDATES: Final = 16
+BATCH_PACKETS: Final = 32
+"""Who takes many more at once hands the local receiver more than its socket's buffer holds (by default some 90 packets
+of 1200 bytes), before it had the CPU to take any of them."""
 
 OnBatch = Callable[[int, list[Run]], None]
 """(socket index, datagrams by source) for each batch received."""
@@ -52,7 +55,7 @@ class SessionSockets:
     def _open(self, index: int, addr: str) -> None:
         sock = UdpSocket(addr, 0, buffer_bytes=BUFFER_BYTES if index < FIRST_EXTRA else 1 << 16, purpose="session")
         self._sockets[index] = sock
-        sock.start_runs(self._loop, lambda batch: self._on_batch(index, batch))
+        sock.start_runs(self._loop, lambda batch: self._on_batch(index, batch), max_packets=BATCH_PACKETS)
 
     def share(self, index: int, sock: UdpSocket) -> None:
         """Send by a socket that others use, too, and that its owner reads and closes."""

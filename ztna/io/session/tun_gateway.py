@@ -279,7 +279,14 @@ class TunGateway:
     def read_more(self, room: int) -> None:
         """A session has room for so many packets in the batch that it is about to transmit."""
         device = self.device
-        if not self._paused or device is None or room < RESUME_ROOM:
+        if device is None:
+            return
+        if not self._paused:
+            answers = device.read_answers(min(room, MAX_BATCH_PACKETS)) if room else None
+            if answers:
+                self._pass_on(answers)
+            return
+        if room < RESUME_ROOM:
             return
         batch = device.read_batch(room)
         if batch:

@@ -47,6 +47,7 @@ class TunTraffic:
         self._gateway = gateway
         self._clock = clock
         self._allowed: frozenset[bytes] = frozenset()
+        self._ways: frozenset[bytes] = frozenset()
         self._waiting: deque[bytes] = deque()
         self._claimed = False
         self._packets = 0
@@ -83,6 +84,7 @@ class TunTraffic:
         self._allowed = frozenset(
             (service.virtual_ip or 0).to_bytes(4, "big") for service in self._gateway.services if service.id in services
         )
+        self._ways = frozenset(self.agent_ip + service for service in self._allowed)
 
     def attach(self, session: Session) -> None:
         """Send by this session from now on."""
@@ -113,23 +115,20 @@ class TunTraffic:
 
     def packets_received(self, packets: Sequence[bytes]) -> None:
         """IP packets of the agent, from its session."""
-        own, allowed, counters = self.agent_ip, self._allowed, self._gateway.counters
+        ways, counters = self._ways, self._gateway.counters
         device = self._gateway.device
         if device is None or not self._claimed:
             counters.dropped_source += len(packets)
             return
-        admitted: list[bytes] = []
-        for packet in packets:
-            if packet[12:16] != own:
-                counters.dropped_source += 1
-            elif packet[16:20] not in allowed:
-                counters.dropped_not_allowed += 1
-            else:
-                admitted.append(packet)
+        admitted = [packet for packet in packets if packet[12:20] in ways]
+        if len(admitted) < len(packets):
+            foreign = sum(packet[12:16] != self.agent_ip for packet in packets)
+            counters.dropped_source += foreign
+            counters.dropped_not_allowed += len(packets) - len(admitted) - foreign
         if admitted:
+            device.write_batch(admitted)
             self._packets += len(admitted)
             self._bytes += sum(map(len, admitted))
-            device.write_batch(admitted)
 
     def send(self, packets: Sequence[bytes]) -> None:
         """Packets of the kernel for the agent; what the session has no room for waits, up to a bound."""
@@ -165,7 +164,12 @@ class TunTraffic:
 
     def _fill(self, session: Session) -> None:
         core, waiting = session.core, self._waiting
-        packets = [waiting.popleft() for _ in range(min(core.room, len(waiting)))]
+        room = core.room
+        if room >= len(waiting):
+            packets = list(waiting)
+            waiting.clear()
+        else:
+            packets = [waiting.popleft() for _ in range(room)]
         if not packets:
             return
         limit = core.max_datagram_payload

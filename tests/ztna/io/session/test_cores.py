@@ -343,3 +343,19 @@ def test_what_the_peer_owes_us_is_known(names: tuple[str, str]) -> None:
         pair.server.core.send_datagram(b"one way")
         pair.run(0.2)
         assert not pair.client.core.awaits_answer
+
+
+def test_an_acknowledgement_goes_with_the_answer_and_not_alone(names: tuple[str, str]) -> None:
+    pair = Pair(*names).handshake()
+    pair.run(2)
+    pair.client.core.send_datagram(b"question")
+    question = pair.client.core.packets(pair.now)
+    pair.server.core.receive(question, pair.now)
+    pair.server.core.send_datagram(b"answer")
+    answer = pair.server.core.packets(pair.now)
+    assert (len(question), len(answer)) == (1, 1)
+    pair.client.core.receive(answer, pair.now)
+    assert pair.client.core.take_datagrams() == [b"answer"]
+    pair.server.sent.clear()
+    pair.run(0.003)
+    assert pair.server.sent == []
