@@ -24,6 +24,8 @@ from infra.lab.process import is_alive
 from infra.lab.rungs import Rung
 
 LOCK_TIMEOUT_S = 60.0
+WHOLE_FOLDERS = ("log", "keys", "metadata", "pods")
+"""Folders of a run that hold nothing but files: they go with it, keys and mounted secrets among them."""
 
 
 class ProcessRecord(msgspec.Struct):
@@ -181,7 +183,8 @@ def forget(run: str) -> None:
     folder = run_dir(run)
     if not is_run(folder):
         return
-    shutil.rmtree(folder / "log", ignore_errors=True)
+    for name in WHOLE_FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
     for path in list(folder.iterdir()):
         # Not the whole tree: seen from inside a rootless run, more than we made hangs below.
         with contextlib.suppress(OSError):

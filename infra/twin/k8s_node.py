@@ -20,7 +20,7 @@ from infra.twin import k8s_rollout
 from infra.twin.k8s_cluster import POD_NETWORK, folder, home, node_labels
 from infra.twin.k8s_network import Network, forget_flows, replace_file, system_objects, system_pods
 from infra.twin.k8s_objects import Cluster, Json, PodView, balancer_addresses, key_of, template_hash, unschedulable
-from infra.twin.k8s_pod import FIRST_ADDRESS, Container, Pod, PodWaiting, log_path, make, remove, start
+from infra.twin.k8s_pod import FIRST_ADDRESS, Container, Pod, PodWaiting, entered, log_path, make, remove, start
 from infra.twin.k8s_probes import Prober, ask, target
 from infra.twin.k8s_rollout import Replica
 from infra.twin.k8s_status import deployment_status, pod_row, service_status, waiting
@@ -220,10 +220,10 @@ class Node:
             if not pod.deleting:
                 container.said = container.said or f"it ended after {lasted:.1f} s: {self._tail(pod, container)}"
                 container.restarts += 1
-                again = 0 if lasted >= CALM_S else min(container.restarts - 1, 10)
-                wait = min(FIRST_BACKOFF_S * 2**again, LONGEST_BACKOFF_S)
-                # The first restart is at once; a back-off comes with the second.
-                container.not_before = now + (wait if container.restarts > 1 else 0.0)
+                if lasted >= CALM_S:
+                    container.streak = 0
+                container.not_before = now + backoff_s(container.streak)
+                container.streak += 1
                 self._save()
         if not container.pid:
             if not pod.deleting and now >= container.not_before:
@@ -232,6 +232,8 @@ class Node:
             return
         prober = container.prober
         if prober is None:
+            # It runs once its command does: what fails before has never been ready.
+            container.prober = Prober(pod.spec["containers"][container.index], now) if entered(container.pid) else None
             return
         if prober.failed and not pod.deleting:
             container.said = prober.failed
@@ -252,7 +254,6 @@ class Node:
         finally:
             container.busy = False
         container.pid, container.ticks, container.started = info.pid, info.start_time, time.monotonic()
-        container.prober = Prober(pod.spec["containers"][container.index], container.started)
 
     async def _restart(self, pod: Pod, container: Container) -> None:
         try:
@@ -362,6 +363,11 @@ class Node:
         deadline = float(spec.get("progressDeadlineSeconds") or DEFAULT_DEADLINE_S)
         late = not found["ready"] and now - self._progress[key][1] > deadline
         return {**found, "failed": late, "message": f"no progress for {deadline:g} s: {why}" if late else why}
+
+
+def backoff_s(streak: int) -> float:
+    """Seconds to wait before a container is started again that has ended `streak` times before: at once at first."""
+    return min(FIRST_BACKOFF_S * 2 ** min(streak - 1, 10), LONGEST_BACKOFF_S) if streak else 0.0
 
 
 def _log(line: str) -> None:

@@ -9,6 +9,7 @@ has the node's own. Everything may be done again after a kill -9.
 """
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -47,6 +48,8 @@ class Container:
     """Start of the process in clock ticks since boot: with the pid it names this very process."""
     started: float = 0.0
     restarts: int = 0
+    streak: int = 0
+    """Ends since it last ran for long: the back-off grows with them."""
     not_before: float = 0.0
     prober: Prober | None = None
     said: str = ""
@@ -260,6 +263,15 @@ def start(site: Site, cluster: Cluster, pod: Pod, container: Container) -> Proce
     path.write_text(json.dumps(spec))
     argv = (*_UNSHARE, sys.executable, "-I", "-S", str(k8s_sandbox.__file__), str(path))
     return site.lab.spawn(pod.host, pod.process(container), argv, cwd="/", log_path=log_path(site.run, pod, container))
+
+
+def entered(pid: int) -> bool:
+    """Whether a container's process has become its command; before, it is unshare(1) and the sandbox."""
+    with contextlib.suppress(OSError, ValueError):
+        (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        words = Path(f"/proc/{child}/cmdline").read_bytes()
+        return bool(words) and str(k8s_sandbox.__file__).encode() not in words
+    return False
 
 
 def log_path(run: str, pod: Pod, container: Container) -> Path:

@@ -144,7 +144,9 @@ async def ask(address: str, port: int, path: str | None, timeout_s: float) -> tu
                 writer.close()
     except TimeoutError:
         return False, f"no answer from {address}:{port} within {timeout_s:g} s"
-    except (OSError, asyncio.IncompleteReadError, ValueError) as error:
+    except ConnectionRefusedError:
+        return False, f"{address}:{port}: connection refused"
+    except (OSError, ValueError) as error:
         return False, f"{address}:{port}: {error}"
     if len(line) < 2 or not line[1].isdigit():
         return False, f"{address}:{port} speaks no HTTP"

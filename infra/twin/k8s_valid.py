@@ -112,11 +112,13 @@ def _pool(inputs: Json) -> Iterator[Failure]:
 
 
 def _secret(inputs: Json) -> Iterator[Failure]:
-    keys = {*(inputs.get("stringData") or {}), *(inputs.get("data") or {})}
-    missing = {"tls.crt", "tls.key"} - keys
-    if inputs.get("type") == "kubernetes.io/tls" and missing and inputs.get("stringData") != UNKNOWN:
+    held = [inputs.get(name) or {} for name in ("stringData", "data")]
+    if not all(isinstance(values, Mapping) for values in held):
+        return  # unknown before certificates are made
+    missing = {"tls.crt", "tls.key"} - {key for values in held for key in values}
+    if inputs.get("type") == "kubernetes.io/tls" and missing:
         yield Failure("data", f"a Secret of type kubernetes.io/tls must have {', '.join(sorted(missing))}")
-    size = sum(len(str(value)) for value in (inputs.get("stringData") or {}).values())
+    size = sum(len(str(value)) for values in held for value in values.values())
     if size > LARGEST_OBJECT_BYTES:
         yield Failure("data", f"has {size} bytes; an object holds at most {LARGEST_OBJECT_BYTES}")
 
