@@ -8,7 +8,6 @@ import errno
 import ipaddress
 import json
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from ztna.io.forward.adopt import MAPS, ORPHANED_S, Orphans, left_in
 from ztna.io.forward.forwarding import Forwarding
 from ztna.io.forward.nfnetlink import Change, Element, NftError, SetElements, delete_table, list_tables
 from ztna.io.forward.ruleset import ALIVE_S, MARK, MARK_MASK, Ruleset, families_of, table_name
+from ztna.io.forward.sockets import source_towards
 from ztna.io.forward.tables import Owner, clear_stale, others_live
 from ztna.io.forward.types import ForwardError, PairCounters
 from ztna.proto.paths.stun_types import Endpoint
@@ -132,13 +132,10 @@ class KernelForwarder:
         """The address that this host's answers to `end` leave with: the one it was reached by, or NATs drop them."""
         if self._host not in ("0.0.0.0", "::"):
             return self._host
-        family = socket.AF_INET6 if ":" in end.host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.connect((end.host, end.port))
-            except OSError as exc:
-                raise ForwardError(f"no route to a side: {exc.strerror}") from exc
-            own = str(probe.getsockname()[0])
+        try:
+            own = source_towards(end, int.from_bytes(self._port, "big"))
+        except OSError as exc:
+            raise ForwardError(f"no route to a side: {exc.strerror}") from exc
         if own == end.host:
             raise ForwardError("a side on this host is not routed")
         return own

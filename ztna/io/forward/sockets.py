@@ -8,6 +8,7 @@ others: they are read again and handed on, so none is lost.
 
 import array
 import contextlib
+import errno
 import socket
 import struct
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ztna.io.forward.types import ForwardError
+from ztna.io.routes import udp_source
 from ztna.io.udp import SO_RCVBUFFORCE, SO_SNDBUFFORCE, UDP_GRO
 from ztna.proto.paths.stun_types import Endpoint
 from ztna.proto.relay_addresses import canonical
@@ -26,6 +28,8 @@ _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3
 _SO_ATTACH_FILTER, _BPF_RETURN = 26, 0x06
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
 _STRAYS: Final = 1024
+_NOT_TO_BE_ASKED: Final = (errno.EPERM, errno.EACCES, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTO)
+"""rtnetlink is not there for this process, or says nothing: a sandbox."""
 
 Stray = tuple[bytes, Endpoint]
 
@@ -52,7 +56,7 @@ def open_towards(end: Endpoint, host: str, port: int, main_fd: int) -> tuple[soc
     except OSError as exc:
         raise ForwardError(f"no socket to be had: {exc.strerror}") from exc
     try:
-        own = source_towards(end) if host in _WILDCARDS else host
+        own = source_towards(end, port) if host in _WILDCARDS else host
         _set_options(sock, is_v6=is_v6)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with _shared(main_fd):
@@ -64,12 +68,20 @@ def open_towards(end: Endpoint, host: str, port: int, main_fd: int) -> tuple[soc
         raise ForwardError(f"no socket towards a side: {exc.strerror}") from exc
 
 
-def source_towards(end: Endpoint) -> str:
-    """The address that this host's packets to `end` leave with, by its routing table.
+def source_towards(end: Endpoint, port: int) -> str:
+    """The address that packets of the relay's port to `end` leave with: what the side knows the relay by.
+
+    The routing rules decide, as for the main socket's own answers. A host may have an address for this port alone,
+    such as the anchor address of a DigitalOcean droplet with a reserved address.
 
     Raises:
         OSError: no route.
     """
+    try:
+        return udp_source((end.host, end.port), port)
+    except OSError as exc:
+        if exc.errno not in _NOT_TO_BE_ASKED:
+            raise
     family = socket.AF_INET6 if ":" in end.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect((end.host, end.port))

@@ -1,6 +1,7 @@
 """Every back end does the same: forwards between proven pairs what is QUIC, and nothing else, and leaves nothing."""
 
 import socket
+import subprocess
 
 import pytest
 
@@ -179,6 +180,42 @@ def test_ipv4_through_a_socket_for_both_families(rig: Rig, run: Run) -> None:
         assert await right.receive() == [one]
 
     run(body, "::")
+
+
+ANCHOR = "10.77.1.9"
+ANCHORED = (f"addr add {ANCHOR}/24 dev left", f"route add 10.77.1.0/24 dev left src {ANCHOR} table 4433",
+            f"rule add ipproto udp sport {PORT} lookup 4433")  # fmt: skip
+UNANCHORED = (
+    "route flush table 4433",
+    f"rule del ipproto udp sport {PORT} lookup 4433",
+    f"addr del {ANCHOR}/24 dev left",
+)
+
+
+def ip(*commands: str) -> None:
+    for command in commands:
+        subprocess.run(["ip", *command.split()], check=True)
+
+
+def test_a_side_is_spoken_to_from_the_address_that_rules_give_the_port(rig: Rig, run: Run) -> None:
+    """A droplet with a reserved address is reached, and must answer, by a second address of its interface."""
+
+    async def body(relay: Relay) -> None:
+        left, right = rig.socket("left"), rig.socket("right")
+        left.relay = (ANCHOR, PORT)
+        ip(*ANCHORED)
+        try:
+            relay.pair(left, right)
+            one, other = packet(1), packet(2)
+            left.send(one)
+            assert await right.receive() == [one]
+            right.send(other)
+            assert await left.receive() == [other]
+            assert relay.local == []
+        finally:
+            ip(*UNANCHORED)
+
+    run(body)
 
 
 def test_a_family_the_socket_does_not_have_is_refused(rig: Rig, run: Run) -> None:
