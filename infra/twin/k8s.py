@@ -271,7 +271,7 @@ class Deployment(K8sObject):
     def delete(self, call: Call, outputs: Json, inputs: Json) -> None:
         item = call.site.store.get(self.type_name, call.id)
         super().delete(call, outputs, inputs)
-        if item is None or not call.site.exists:
+        if item is None or not k8s_cluster.stands(call.site):
             return
         key = item.data["key"]
         gone = k8s_cluster.wait(

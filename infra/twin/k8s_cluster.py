@@ -2,6 +2,7 @@
 
     core -- [wan] home router, port-restricted NAT [lan0] -- LAN -- [eth0] node pi-1 [eth1] -- pods
                                                               +---- laptop
+                                                              +---- [wan] a router each [lan0] -- host   x 5
 
     RUN_DIR/pods/cluster.json    the LAN
     RUN_DIR/pods/status.json     what the node says of Deployments, Services and pods (infra/twin/k8s_node.py)
@@ -31,7 +32,7 @@ from infra.lab.state import ProcessRecord
 from infra.lab.topology import Host, Impairment, Link, Router, Segment, Topology
 from infra.twin.interface import TwinError
 from infra.twin.site import Site
-from infra.twin.world import CORE
+from infra.twin.world import CORE, CORE_NETWORK, ClientNetwork
 
 NODE: Final = "pi-1"
 LAPTOP: Final = "pi-laptop"
@@ -52,6 +53,14 @@ RUN_DIR_NAME: Final = "pods"
 NODE_START_S: Final = 20.0
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 _POLL_S: Final = 0.05
+_BEHIND: Final = {
+    "pi-guest": "port-restricted",
+    "pi-mesh": "full-cone",
+    "pi-lab": "symmetric",
+    "pi-office": "cgnat",
+    "pi-kiosk": "udp-blocked",
+}
+"""Networks within the home, each behind a router of its own on the LAN, by NAT preset."""
 
 Json = dict[str, Any]
 
@@ -86,25 +95,42 @@ class Home:
         """The laptop's address."""
         return str(self.lan[50])
 
+    @property
+    def clients(self) -> tuple[ClientNetwork, ...]:
+        """Networks that people connect from: the LAN itself, and those behind routers on it."""
+        laptop = ClientNetwork(name=LAPTOP, preset="public", core=self.laptop, lan=self.lan, one_way_ms=0.0, host=50)
+        behind = (
+            ClientNetwork(
+                name=name,
+                preset=preset,
+                core=str(self.lan[60 + number]),
+                lan=IPv4Network(f"192.168.{231 + number}.0/24"),
+                one_way_ms=0.0,
+            )
+            for number, (name, preset) in enumerate(_BEHIND.items())
+        )
+        return (laptop, *behind)
+
     def topology(self) -> Topology:
         """What is added to the world."""
         delay = Impairment(delay_ms=ONE_WAY_MS)
-        wan = Link(CORE, f"{CORE_ADDRESS}/24", up=delay, down=delay)
         length = self.lan.prefixlen
-        return Topology(
-            segments=(Segment(CORE, "198.18.0.0/24"), Segment(LAN, str(self.lan)), Segment(PODS, str(POD_NETWORK))),
-            routers=(
-                Router(ROUTER, (Link(LAN, f"{self.router}/{length}"),), wan, nat=PRESETS["port-restricted"]),
-            ),
-            hosts=(
-                Host(
-                    NODE,
-                    (Link(LAN, f"{self.node}/{length}"), Link(PODS, f"{POD_GATEWAY}/32")),
-                    gateway=self.router,
-                ),
-                Host(LAPTOP, (Link(LAN, f"{self.laptop}/{length}"),), gateway=self.router),
-            ),
-        )  # fmt: skip
+        wan = Link(CORE, f"{CORE_ADDRESS}/24", up=delay, down=delay)
+        segments = [Segment(CORE, str(CORE_NETWORK)), Segment(LAN, str(self.lan)), Segment(PODS, str(POD_NETWORK))]
+        routers = [Router(ROUTER, (Link(LAN, f"{self.router}/{length}"),), wan, nat=PRESETS["port-restricted"])]
+        node = (Link(LAN, f"{self.node}/{length}"), Link(PODS, f"{POD_GATEWAY}/32"))
+        hosts = [
+            Host(NODE, node, gateway=self.router),
+            Host(LAPTOP, (Link(LAN, f"{self.laptop}/{length}"),), gateway=self.router),
+        ]
+        for client in self.clients[1:]:
+            inside, outside = Link(client.name, f"{client.lan[1]}/24"), Link(LAN, f"{client.core}/{length}")
+            segments.append(Segment(client.name, str(client.lan)))
+            nat = PRESETS[client.preset]
+            routers.append(Router(f"{client.name}-nat", (inside,), outside, nat=nat, gateway=self.router))
+            address = f"{client.host_address}/24"
+            hosts.append(Host(client.name, (Link(client.name, address),), gateway=str(client.lan[1])))
+        return Topology(segments=tuple(segments), routers=tuple(routers), hosts=tuple(hosts))
 
 
 def home_of(address: str) -> Home:
@@ -133,6 +159,11 @@ def home(run: str) -> Home:
         return Home()
 
 
+def clients(site: Site) -> tuple[ClientNetwork, ...]:
+    """The networks within a site's home, none where there is no home."""
+    return home(site.run).clients if stands(site) else ()
+
+
 def furnish(site: Site, address: str = "") -> None:
     """Make the home and its node, unless they are there: the cluster that a stack finds.
 
@@ -149,15 +180,16 @@ def furnish(site: Site, address: str = "") -> None:
             new.write_text(json.dumps({"lan": str(wanted.lan)}))
             new.replace(path / "cluster.json")
         here = home(site.run)
-        if not _ready(site):
+        if not stands(site):
             site.lab.realise(here.topology())
             site.script(NODE, node_script())
         _start_node(site)
 
 
-def _ready(site: Site) -> bool:
+def stands(site: Site) -> bool:
+    """Whether the home and its node are there, of this boot."""
     record = state.load(site.run)
-    if record is None:
+    if record is None or record.boot_id != state.boot_id():
         return False
     return all(name in record.nodes and record.nodes[name].ready for name in (NODE, LAPTOP, ROUTER))
 

@@ -53,18 +53,24 @@ class Region:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClientNetwork:
-    """A network that people connect from: a LAN with one host, named as the network, behind a NAT preset."""
+    """A network that people connect from: a LAN with one host, named as the network, behind a NAT preset.
+
+    Attributes:
+        core: its router's address outside.
+        host: which address of the LAN the host has.
+    """
 
     name: str
     preset: str
     core: str
     lan: IPv4Network
     one_way_ms: float
+    host: int = 10
 
     @property
     def host_address(self) -> str:
         """The host's own address."""
-        return str(self.lan[10])
+        return str(self.lan[self.host])
 
 
 NYC1: Final = Region(
