@@ -151,7 +151,7 @@ class Agent:
         """Queue a batch of packets of the local side, each the way its service is reached; `flush` transmits them."""
         wrap, send, sessions = self.control.wrap, self.uplink.send, self.sessions
         rest = packets if sessions is None else sessions.routes.send(packets)
-        if sessions is not None and sessions.sealed:
+        if sessions is not None and sessions.asking.sealed:
             sessions.counters.dropped_unsealed += len(rest)
             return
         for packet in rest:
@@ -224,7 +224,7 @@ class Agent:
 
     def packet_received(self, packet: bytes) -> None:
         """A packet of a service, by the intermediate."""
-        if self.sessions is not None and self.sessions.sealed:
+        if self.sessions is not None and self.sessions.asking.sealed:
             self.sessions.counters.dropped_unsealed += 1
         elif self._local is not None:
             self._local.packet_received(packet)

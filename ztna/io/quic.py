@@ -21,7 +21,7 @@ from ztna.io.quic_config import client_configuration
 from ztna.io.quic_connection import GuardedConnection
 from ztna.io.quic_peer import Peer
 from ztna.io.quic_probe import SizeProber
-from ztna.io.quic_table import Delivery, PeerTable
+from ztna.io.quic_table import Delivery, PeerTable, ignore
 from ztna.io.quic_timer import TimerQueue
 from ztna.io.quic_types import (
     AddressChanged,
@@ -36,9 +36,6 @@ from ztna.io.quic_types import (
 from ztna.io.udp import Address, Datagram, UdpSocket
 
 MAX_ERRORS_PER_CONNECTION, SEND_CHUNK, MAX_ROUNDS = 8, 256, 4
-
-
-def _ignore(*_: object) -> None: ...
 
 
 class QuicEndpoint:
@@ -59,10 +56,10 @@ class QuicEndpoint:
         udp: UdpSocket,
         *,
         server: ServerSettings | None = None,
-        on_event: Callable[[Peer, PeerEvent], None] = _ignore,
+        on_event: Callable[[Peer, PeerEvent], None] = ignore,
         on_datagram: Callable[[Peer, bytes], None] | None = None,
-        on_batch_end: Callable[[], None] = _ignore,
-        on_problem: Callable[[str, Exception], None] = _ignore,
+        on_batch_end: Callable[[], None] = ignore,
+        on_problem: Callable[[str, Exception], None] = ignore,
         non_quic: Callable[[bytes, Address], bool] | None = None,
         clock: Callable[[], float] = time.monotonic,
         loop: asyncio.AbstractEventLoop | None = None,

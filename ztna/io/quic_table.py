@@ -8,6 +8,10 @@ from ztna.io.quic_peer import Peer
 from ztna.io.quic_types import DatagramReceived, PeerEvent, QuicCounters
 
 
+def ignore(*_: object) -> None:
+    """The handler of who has none."""
+
+
 class PeerTable:
     """Connections by number and by the connection IDs their packets carry; no operation looks at all of them."""
 

@@ -9,8 +9,7 @@ old one once it is ready, so that nothing is sent into the void meanwhile.
 """
 
 import asyncio
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from ztna.config_reader import ConfigError
@@ -19,6 +18,7 @@ from ztna.io.logs import Logger
 from ztna.io.quic_types import Credentials
 from ztna.io.session import identity
 from ztna.io.session.asked import AskedSession
+from ztna.io.session.asking import Asking
 from ztna.io.session.core import (
     CoreEvent,
     HandshakeDone,
@@ -29,19 +29,13 @@ from ztna.io.session.core import (
     StreamWritable,
     client_core,
 )
-from ztna.io.session.routes import Service, ServiceRoutes
+from ztna.io.session.routes import ServiceRoutes
 from ztna.io.session.session import Session
 from ztna.io.session.session_parts import SessionSettings
 from ztna.io.session.session_types import UNFINISHED_CHECKSUMS, AgentSessionCounters, ControlPlane, Local
 from ztna.io.session.side import SessionSide
 from ztna.io.session.streams import StreamTable
-from ztna.proto.control.events import (
-    ControlUp,
-    Observed,
-    Registering,
-    ServiceStateChanged,
-    SessionGranted,
-)
+from ztna.proto.control.events import ControlUp, Observed, Registering, ServiceStateChanged, SessionGranted
 from ztna.proto.end_to_end import (
     UDP_FLOW,
     CloseUdp,
@@ -57,11 +51,10 @@ from ztna.proto.paths.path_types import PathConfig
 from ztna.proto.paths.stun_types import Endpoint
 
 HELLO_STREAM: Final = 0
-RETRY_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
 MAX_SESSIONS: Final = 64
 LINGER_S: Final = 1.0
-LIVES_S: Final = 5.0
-"""A session that was replaced is kept for its open streams while its peer was heard within this time."""
+STREAMS_S: Final = 5.0
+"""How often a session that was replaced is looked at while streams are open on it."""
 
 
 class AgentSessions(SessionSide[ControlPlane]):
@@ -108,9 +101,18 @@ class AgentSessions(SessionSide[ControlPlane]):
         self._paths = paths
         self._core = core
         self.bind_addr = bind_addr
-        self.sealed = sealed
         self._sessions: dict[bytes, Session] = {}
         self._states: dict[bytes, AskedSession] = {}
+        self.asking = Asking(
+            self.routes,
+            control,
+            local,
+            counters=self.counters,
+            sessions=self._sessions.values,
+            sealed=sealed,
+            loop=loop,
+            log=log,
+        )
 
     @property
     def sessions(self) -> list[Session]:
@@ -139,9 +141,7 @@ class AgentSessions(SessionSide[ControlPlane]):
 
     async def close(self) -> None:
         """Tell every peer, and forget all."""
-        for service in self.services.values():
-            self._cancel_retry(service)
-            service.protocol = 0
+        self.asking.close()
         for session in self.sessions:
             session.close("agent shutting down")
         await asyncio.sleep(0)
@@ -154,9 +154,9 @@ class AgentSessions(SessionSide[ControlPlane]):
             case ControlUp():
                 self._control_up(event)
             case Registering(services):
-                self._registering(services)
+                self.asking.registering(services)
             case ServiceStateChanged(service, connector, protocol):
-                self._service_changed(service, connector, protocol)
+                self.asking.changed(service, connector, protocol)
             case SessionGranted():
                 self._granted(event)
             case Observed(address):
@@ -170,77 +170,7 @@ class AgentSessions(SessionSide[ControlPlane]):
     def _control_up(self, event: ControlUp) -> None:
         self._control.corners = tuple(Endpoint(*place) for place in event.stun[1:])
         if event.protocol == 1:
-            # The intermediate knows no sessions, so nobody can be asked for one.
-            for service in self.services.values():
-                service.protocol, service.connector = 1, None
-                self._cancel_retry(service)
-                if service.session is None:
-                    self.routes.send_waiting(service)
-            self._local.sessions_changed()
-
-    def _registering(self, services: Sequence[str]) -> None:
-        """Ask for sessions at once: who serves the services now most likely has them, as before."""
-        for service in (self.services[name] for name in services if name in self.services):
-            if service.protocol != 1:
-                self._cancel_retry(service)
-                service.asked = True
-                self._request(service)
-
-    def _service_changed(self, service_id: str, connector: str | None, protocol: int) -> None:
-        service = self.services.get(service_id)
-        if service is None:
-            return
-        if protocol == 1 and self.sealed:
-            # The intermediate says so, and would read everything; nothing but its word asks for that.
-            self.counters.refused_legacy += 1
-            self._log.warning("legacy_refused", service=service_id, detail="protocol: v2 allows no other way to it")
-            connector, protocol = None, 0
-        # What was asked for with the registration is answered after this, by that connector.
-        asked, service.asked = service.asked and protocol == 2, False
-        service.connector, service.protocol = connector, protocol
-        if asked:
-            self._local.sessions_changed()
-            return
-        service.attempts = 0
-        self._cancel_retry(service)
-        if protocol == 2:
-            self._request(service)
-        elif protocol == 1:
-            if service.session is not None and service.session.settings.peer != connector:
-                # Somebody else serves it now, and not by sessions.
-                service.session = None
-            if service.session is None:
-                self.routes.send_waiting(service)
-        self._local.sessions_changed()
-
-    def _request(self, service: Service) -> None:
-        """Ask for a session, naming the one there is with that connector so that it is taken up again."""
-        service.retry = None
-        present = next(
-            (s for s in self._sessions.values() if s.settings.peer == service.connector and not s.closed), None
-        )
-        self.counters.requested += 1
-        self._control.connect(service.id, None if present is None else (present.id, present.settings.key))
-        step = RETRY_S[min(service.attempts, len(RETRY_S) - 1)]
-        service.attempts += 1
-        if service.session is None:
-            delay = step * random.uniform(1.0, 1.5)  # noqa: S311 - spreads load, guards nothing
-            service.retry = self._loop.call_later(delay + 2.0, self._retry, service)
-
-    def _retry(self, service: Service) -> None:
-        service.retry = None
-        if service.protocol == 2 and service.session is None and not self._being_made(service):
-            self._request(service)
-        elif service.session is None and service.protocol == 2:
-            service.retry = self._loop.call_later(RETRY_S[-1], self._retry, service)
-
-    def _being_made(self, service: Service) -> bool:
-        return any(service.id in session.services and not session.closed for session in self._sessions.values())
-
-    def _cancel_retry(self, service: Service) -> None:
-        if service.retry is not None:
-            service.retry.cancel()
-            service.retry = None
+            self.asking.without_sessions()
 
     def _granted(self, granted: SessionGranted) -> None:
         wanted = tuple(name for name in granted.services if name in self.services)
@@ -376,15 +306,14 @@ class AgentSessions(SessionSide[ControlPlane]):
         for name in before:
             if name not in session.services and self.services[name].session is session:
                 self.services[name].session = None
-                self._retry_later(self.services[name])
+                self.asking.later(self.services[name])
         self._attach(session)
 
     def _attach(self, session: Session) -> None:
         """Let the session carry its services; one that it leaves idle is closed."""
         for name in session.services:
             service = self.services[name]
-            self._cancel_retry(service)
-            service.attempts = 0
+            self.asking.settled(service)
             previous, service.session = service.session, session
             if previous is not None and previous is not session:
                 self._close_if_idle(previous)
@@ -399,9 +328,11 @@ class AgentSessions(SessionSide[ControlPlane]):
     def _close_replaced(self, session: Session) -> None:
         if session.closed or not self._is_idle(session):
             return
-        if len(self._states[session.id].streams) and self._clock() - session.silence.heard_at < LIVES_S:
-            # Whoever serves next knows nothing of these streams.
-            self._loop.call_later(LINGER_S, self._close_replaced, session)
+        if len(self._states[session.id].streams) and not session.silence.is_silent:
+            # Whoever serves next knows nothing of these streams. They may be idle: ask whether the peer is there.
+            session.core.ping()
+            session.flush_soon()
+            self._loop.call_later(STREAMS_S, self._close_replaced, session)
         else:
             session.close("replaced")
 
@@ -456,19 +387,11 @@ class AgentSessions(SessionSide[ControlPlane]):
             service = self.services[name]
             if service.session is session:
                 service.session = None
-            self._retry_later(service)
+            self.asking.later(service)
         self._local.sessions_changed()
-
-    def _retry_later(self, service: Service) -> None:
-        if service.protocol == 2 and service.session is None and service.retry is None:
-            delay = RETRY_S[min(service.attempts, len(RETRY_S) - 1)]
-            service.retry = self._loop.call_later(delay, self._retry, service)
 
     # what people see
 
     def not_ready(self) -> str | None:
         """Which services still wait for their session, None if none does."""
-        waiting = [service for service in self.services.values() if service.protocol == 2 and service.session is None]
-        if not waiting:
-            return None
-        return f"waiting for a session with {waiting[0].connector} for {', '.join(service.id for service in waiting)}"
+        return self.asking.not_ready()

@@ -29,19 +29,14 @@ from ztna.io.session.core import (
 )
 from ztna.io.session.flows import FlowSockets
 from ztna.io.session.listener import Listener
-from ztna.io.session.served import ServedSession, forwarded, open_flows
+from ztna.io.session.served import ServedSession, TrafficByAgent, forwarded, open_flows
 from ztna.io.session.session import Session
 from ztna.io.session.session_parts import SessionSettings
 from ztna.io.session.session_types import UNFINISHED_CHECKSUMS, Accepting, AgentTraffic, ConnectorSessionCounters
 from ztna.io.session.side import SessionSide
 from ztna.io.session.streams import StreamTable
 from ztna.io.session.unconfirmed import Unconfirmed
-from ztna.proto.control.events import (
-    ControlError,
-    ControlUp,
-    Observed,
-    SessionInvited,
-)
+from ztna.proto.control.events import ControlError, ControlUp, Observed, SessionInvited
 from ztna.proto.end_to_end import (
     UDP_FLOW,
     SessionHello,
@@ -101,7 +96,6 @@ class ConnectorSessions(SessionSide[Accepting]):
         self._anchors = anchors
         self._credentials = credentials
         self._names = names
-        self._make_traffic = traffic
         self._may_reach = may_reach
         self._loop = loop
         self._clock = clock
@@ -111,7 +105,7 @@ class ConnectorSessions(SessionSide[Accepting]):
         self._bind_addr = bind_addr
         self.listener = listener
         self._states: dict[bytes, ServedSession] = {}
-        self._traffic: dict[str, AgentTraffic] = {}
+        self._traffic = TrafficByAgent(traffic)
         self._unconfirmed = Unconfirmed(loop, self._ask)
 
     @property
@@ -134,9 +128,7 @@ class ConnectorSessions(SessionSide[Accepting]):
         self._unconfirmed.close()
         for session in self.sessions:
             session.close("connector shutting down")
-        for traffic in self._traffic.values():
-            traffic.close()
-        self._traffic.clear()
+        self._traffic.close()
         await asyncio.sleep(0)
 
     # control plane
@@ -321,29 +313,14 @@ class ConnectorSessions(SessionSide[Accepting]):
         ]
         session.services = tuple(granted)
         if state.streams is None:
-            backends = partial(self._backend, session)
+            tcp, udp = (partial(self._backend, session, protocol) for protocol in (TCP, UDP))
             state.streams = StreamTable(
-                session.core,
-                loop=self._loop,
-                clock=self._clock,
-                on_input=session.flush_soon,
-                backends=partial(backends, TCP),
+                session.core, loop=self._loop, clock=self._clock, on_input=session.flush_soon, backends=tcp
             )
             state.flows = FlowSockets(
-                session.core,
-                loop=self._loop,
-                clock=self._clock,
-                on_input=session.flush_soon,
-                backends=partial(backends, UDP),
+                session.core, loop=self._loop, clock=self._clock, on_input=session.flush_soon, backends=udp
             )
-            self._reap()
-            inner, traffic = IPv4Address(state.agent_ip).packed, self._traffic.get(state.agent)
-            if traffic is not None and traffic.agent_ip != inner:
-                traffic.close()  # the policy gives the agent another address now
-                traffic = None
-            if traffic is None:
-                traffic = self._traffic[state.agent] = self._make_traffic(inner)
-            state.traffic = traffic
+            state.traffic = self._traffic.place_of(state)
         elif state.flows is not None:
             state.streams.keep(granted)
             state.flows.keep(granted)
@@ -355,11 +332,6 @@ class ConnectorSessions(SessionSide[Accepting]):
         if session.core.writable(HELLO_STREAM) > 0:  # not so for an agent that reads nothing
             session.core.write(HELLO_STREAM, encode_message(SessionReady(granted, list(ours))))
         session.flush_soon()
-
-    def _reap(self) -> None:
-        """Forget the gateways of agents that have neither a session nor anything open."""
-        for agent in [agent for agent, traffic in self._traffic.items() if traffic.idle]:
-            self._traffic.pop(agent).close()
 
     def _backend(self, session: Session, protocol: int, service_id: str, port: int) -> tuple[str, int] | str:
         """Where a port of a service is, for streams and UDP flows."""

@@ -1,6 +1,7 @@
-"""What belongs to a session at the connector, besides the session; and sums over all of them."""
+"""What belongs to a session or an agent at the connector, besides the session; and sums over all of them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address
 
 from ztna.io.session.flows import FlowSockets
 from ztna.io.session.session import Session
@@ -43,6 +44,40 @@ class ServedSession:
         self.streams: StreamTable | None = None
         self.flows: FlowSockets | None = None
         self.traffic: AgentTraffic | None = None
+
+
+class TrafficByAgent(dict[str, AgentTraffic]):
+    """Where packets of agents go, by their SPIFFE IDs. An agent's outlives its sessions while something is open.
+
+    Args:
+        make: makes the place where the packets of an agent go, given its inner address (4 bytes).
+    """
+
+    def __init__(self, make: Callable[[bytes], AgentTraffic]) -> None:
+        super().__init__()
+        self._make = make
+
+    def place_of(self, state: ServedSession) -> AgentTraffic:
+        """Where the packets of a session's agent go, made if it is not there."""
+        self._reap()
+        inner, traffic = IPv4Address(state.agent_ip).packed, self.get(state.agent)
+        if traffic is not None and traffic.agent_ip != inner:
+            traffic.close()  # the policy gives the agent another address now
+            traffic = None
+        if traffic is None:
+            traffic = self[state.agent] = self._make(inner)
+        return traffic
+
+    def close(self) -> None:
+        """Forget all."""
+        for traffic in self.values():
+            traffic.close()
+        self.clear()
+
+    def _reap(self) -> None:
+        """Forget the places of agents that have neither a session nor anything open."""
+        for agent in [agent for agent, traffic in self.items() if traffic.idle]:
+            self.pop(agent).close()
 
 
 def open_flows(served: Iterable[ServedSession], traffic: Iterable[AgentTraffic]) -> dict[str, int]:

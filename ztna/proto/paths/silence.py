@@ -40,6 +40,11 @@ class PeerSilence:
     _waiting_since: float | None = None
     _told_at: float = float("-inf")
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether its silence was told, and nothing of it came since."""
+        return self._told_at > self.heard_at
+
     def sent(self, packets: Unanswered, now: float) -> bool:
         """Packets left; returns whether the peer's silence is to be told now."""
         if now - self.heard_at <= SUSPICIOUS_S:

@@ -37,6 +37,7 @@ from ztna.config import ForwardConfig
 from ztna.io.session import unconfirmed
 from ztna.io.session.agent_gateway import AgentGateway
 from ztna.io.session.agent_side import AgentSessions
+from ztna.io.session.asking import Asking
 from ztna.io.session.session import Session
 from ztna.proto.control.sessions import SessionTable
 from ztna.proto.end_to_end import OpenUdp, encode_message
@@ -279,7 +280,7 @@ async def test_a_new_session_is_ready_before_the_old_one_ends(tmp_path: Path, mo
         monkeypatch.setattr(SessionTable, "between", lambda *_: None)
         with udp_client(overlay.forward("udp")) as client:
             assert await client.works(5)
-            sessions._request(sessions.services[ECHO])
+            sessions.asking.ask(sessions.services[ECHO])
             await eventually(lambda: len(sessions.sessions) == 2)
             while not first.closed:
                 assert await client.works(5), "at no time without a session"
@@ -331,13 +332,13 @@ async def test_a_session_is_asked_for_with_the_registration_and_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, int]] = []
-    request = AgentSessions._request
+    ask = Asking.ask
 
-    def recorded(self: AgentSessions, service: Any) -> None:
+    def recorded(self: Asking, service: Any) -> None:
         asked.append((service.id, service.protocol))
-        request(self, service)
+        ask(self, service)
 
-    monkeypatch.setattr(AgentSessions, "_request", recorded)
+    monkeypatch.setattr(Asking, "ask", recorded)
     async with Overlay(tmp_path) as overlay:
         assert sorted(asked) == [(ECHO, 0), (HTTP, 0)], "nobody had said yet who serves them"
         session = only_session(overlay)

@@ -64,6 +64,9 @@ async def test_a_standby_serves_soon_after_a_connector_vanished(tmp_path: Path) 
     async with Overlay(tmp_path, policy=TWO) as overlay:
         sessions, dead = agent_sessions(overlay.agent), only_session(overlay)
         standby = await another_connector(overlay)
+        _, writer = await asyncio.open_connection(*overlay.forward("tcp"))  # streams do not keep the dead alive
+        writer.write(b"one")
+        await eventually(lambda: len(sessions.streams_of(dead)) == 1)
         try:
             with frozen(overlay.connector), udp_client(overlay.forward("udp")) as client:
                 began = asyncio.get_running_loop().time()
@@ -76,6 +79,7 @@ async def test_a_standby_serves_soon_after_a_connector_vanished(tmp_path: Path) 
                 await eventually(lambda: dead.closed)
             assert overlay.relay.core.services()[ECHO][0] == "other"
         finally:
+            writer.close()
             await standby.close()
 
 
@@ -93,7 +97,10 @@ async def test_without_a_standby_the_path_is_none_until_the_connector_answers(tm
 
 
 @pytest.mark.parametrize("open_stream", [True, False])
-async def test_a_replaced_session_lives_on_for_its_open_streams_alone(tmp_path: Path, open_stream: bool) -> None:
+async def test_a_replaced_session_lives_on_for_its_open_streams_alone(
+    tmp_path: Path, open_stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ztna.io.session.agent_side.STREAMS_S", 0.3)
     async with Overlay(tmp_path, policy=TWO) as overlay:
         sessions, old = agent_sessions(overlay.agent), only_session(overlay)
         standby = await another_connector(overlay)

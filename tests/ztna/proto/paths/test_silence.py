@@ -27,6 +27,9 @@ def test_unanswered_packets_tell_after_the_gap_and_then_every_second() -> None:
     assert len(found) == 3
     assert found[0] == pytest.approx(10.2, abs=0.021)
     assert found[1] - found[0] >= REPEAT_S
+    assert silence.is_silent
+    silence.heard_at = 13.0
+    assert not silence.is_silent
 
 
 def test_a_peer_that_is_heard_is_not_silent() -> None:
