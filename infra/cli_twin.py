@@ -111,6 +111,7 @@ def enter(stack: str, *, make: bool = False, fetch: bool = False, close: bool = 
             _fetch(stack, site)
         if make:
             site.open()
+            _furnish(stack, site)
     code = _run_there(site, fresh=not there)
     if code == 0 and close:
         with lab_errors():
