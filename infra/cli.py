@@ -8,7 +8,7 @@ from typing import Final
 
 import typer
 
-from infra import cli_access, cli_config, cli_demo, cli_graph, cli_paths, cli_profile, cli_stack
+from infra import cli_access, cli_config, cli_demo, cli_graph, cli_paths, cli_profile, cli_recover, cli_stack
 from infra.cli_common import EXIT_CODES
 from ztna import cli as roles
 
@@ -43,6 +43,7 @@ DEPLOYING: Final[tuple[Callable[..., None], ...]] = (
     cli_stack.destroy,
     cli_stack.output,
     cli_stack.cancel,
+    cli_recover.recover,
     cli_graph.graph,
     *find_commands("infra.cli_lint", "lint"),
     *find_commands("infra.cli_render", "render"),

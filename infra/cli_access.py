@@ -25,6 +25,7 @@ from infra.cli_twin import TwinOption, admin_prefix, enter, verify_twin
 from infra.outputs import Place, StackOutputs
 
 if TYPE_CHECKING:
+    from infra.verify.model import Report
     from infra.verify.runner import Progress
 
 PROBE_TIMEOUT_S: Final = 15.0
@@ -198,30 +199,37 @@ def verify(
             return
         if twin:
             enter(stack)
-            raise typer.Exit(verify_twin(stack, quick=quick, as_json=as_json))
+            report = verify_twin(stack, quick=quick, as_json=as_json)
+            raise typer.Exit(conclude(report, f"{stack}-twin", f"{stack} (twin)", as_json=as_json))
         outputs = stack_outputs(stack, engine, show_secrets=True)
         raise typer.Exit(_verify(outputs, only or [], quick, as_json))
 
 
 def _verify(outputs: StackOutputs, only: list[str], quick: bool, as_json: bool) -> int:
-    from infra.cli_common import project_dir
-    from infra.verify.report import REPORTS_DIR, write_report
     from infra.verify.runner import run_verify
 
     try:
-        report = run_verify(outputs, only=only, quick=quick, on_progress=None if as_json else _show_progress)
+        report = run_verify(outputs, only=only, quick=quick, on_progress=None if as_json else show_progress)
     except ValueError as error:
         raise CliFailure(str(error)) from error
-    written = write_report(report, project_dir() / REPORTS_DIR / report.stack)
+    return conclude(report, report.stack, report.stack, as_json=as_json)
+
+
+def conclude(report: "Report", folder: str, title: str, *, as_json: bool) -> int:
+    """Write a report, print it or where it is, and return the exit code of `verify`."""
+    from infra.cli_common import project_dir
+    from infra.verify.report import REPORTS_DIR, write_report
+
+    written = write_report(report, project_dir() / REPORTS_DIR / folder)
     if as_json:
         print_json({**report.to_json(), "report": str(written[0])})
     else:
         counts = ", ".join(f"{count} {word}" for word, count in report.to_json()["counts"].items() if count)
-        typer.secho(f"verify {outputs.stack}: {counts} in {report.seconds:.1f} s; report: {written[0]}", bold=True)
+        typer.secho(f"verify {title}: {counts} in {report.seconds:.1f} s; report: {written[0]}", bold=True)
     return report.exit_code
 
 
-def _show_progress(progress: "Progress") -> None:
+def show_progress(progress: "Progress") -> None:
     """One line per check: its name before it runs (on a terminal), its verdict with the measured value after."""
     head = f"[{progress.number:2}/{progress.total}] {progress.check.title}"
     if progress.finished is None:

@@ -40,25 +40,45 @@ def up(
     real: RealOption = False,
     twin: TwinOption = False,
 ) -> None:
-    """Bring the stack up, or to what its program and configuration say now; show what was deployed.
+    """Bring the stack up, or to what its program and configuration say now; verify and show what was deployed.
 
     Run it again after any failure or interruption: it goes on from what is there.
     """
     with user_errors():
         if twin:
-            enter(stack, make=True, fetch=True)
+            enter(stack, make=True, fetch=True, verb="up")
         if not yes:
             _preview(stack, engine, verbose=verbose, real=real, twin=twin)
             confirm(f"Bring stack {stack} up?", yes)
-        result, outputs = _operate("up", stack, engine, as_json=as_json, verbose=verbose, real=real, twin=twin)
-        if as_json:
-            print_json({**_json(result), "outputs": outputs})
-        else:
-            from infra.cli_show import show_stack, table_console
+        bring_up(stack, engine, as_json=as_json, verbose=verbose, real=real, twin=twin)
 
-            show_stack(from_exports(outputs), table_console())
-            if twin:
-                show_limits(stack)
+
+def bring_up(
+    stack: str,
+    engine: str,
+    *,
+    as_json: bool = False,
+    verbose: bool = False,
+    real: bool = False,
+    twin: bool = False,
+) -> None:
+    """Bring the stack up, show what was deployed, and verify it as its configuration asks.
+
+    Raises:
+        CliFailure: it is up and does not keep what it promises.
+    """
+    from infra.cli_gate import verify_after_up
+
+    result, outputs = operate("up", stack, engine, as_json=as_json, verbose=verbose, real=real, twin=twin)
+    if not as_json:
+        from infra.cli_show import show_stack, table_console
+
+        show_stack(from_exports(outputs), table_console())
+        if twin:
+            show_limits(stack)
+    verified = verify_after_up(stack, engine, result.changes, twin=twin, as_json=as_json)
+    if as_json:
+        print_json({**_json(result), "outputs": outputs, **({"verify": verified} if verified else {})})
 
 
 def preview(
@@ -94,7 +114,7 @@ def refresh(
     with user_errors():
         if twin:
             enter(stack, make=True)
-        result, _ = _operate("refresh", stack, engine, as_json=as_json, verbose=verbose, real=real, twin=twin)
+        result, _ = operate("refresh", stack, engine, as_json=as_json, verbose=verbose, real=real, twin=twin)
         if as_json:
             print_json(_json(result))
 
@@ -112,8 +132,8 @@ def destroy(
     with user_errors():
         confirm(f"Destroy everything in stack {stack}?", yes)
         if twin:
-            enter(stack, make=True, close=True)
-        result, _ = _operate("destroy", stack, engine, as_json=as_json, verbose=verbose, real=real, twin=twin)
+            enter(stack, make=True, close=True, verb="destroy")
+        result, _ = operate("destroy", stack, engine, as_json=as_json, verbose=verbose, real=real, twin=twin)
         if as_json:
             print_json(_json(result))
 
@@ -186,7 +206,7 @@ def _recorded_preview(
     return open_workspace(stack, engine, record, real=real, twin=twin).preview(), events
 
 
-def _operate(
+def operate(
     verb: str, stack: str, engine: str, *, as_json: bool, verbose: bool, real: bool = False, twin: bool = False
 ) -> tuple["Result", dict[str, Any]]:
     """Run one operation with its display; return its result and, for `up`, the outputs without secrets."""

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +22,11 @@ from infra.cli_common import CliFailure, ExitCode, project_dir
 
 if TYPE_CHECKING:
     from infra.engine.events import EventSink
+    from infra.engine.intent import Intent
     from infra.engine.workspace import Workspace
     from infra.outputs import StackOutputs
     from infra.twin.site import Site
-    from infra.verify.model import CheckResult
+    from infra.verify.model import CheckResult, Report
 
 FRESH: Final = "ZTNA_TWIN_FRESH"
 """In the environment of a command at the administrator's: the world was made anew for it."""
@@ -85,11 +86,21 @@ def is_fresh() -> bool:
     return FRESH in os.environ
 
 
-def enter(stack: str, *, make: bool = False, fetch: bool = False, close: bool = False) -> None:
+def enter(
+    stack: str,
+    *,
+    make: bool = False,
+    fetch: bool = False,
+    close: bool = False,
+    again: Sequence[str] = (),
+    verb: str = "",
+) -> None:
     """Go on at the administrator's: run this command again there, and end with its exit code. Returns at once there.
 
     Args:
         stack: whose world.
+        again: the command to run there; this one unless given.
+        verb: what is noted while it lasts, for `ztna recover` after a kill; nothing if empty.
         make: make the world, unless it is there.
         fetch: fetch what a release needs beforehand, which the world does not reach.
         close: remove the world after the command has succeeded.
@@ -103,6 +114,19 @@ def enter(stack: str, *, make: bool = False, fetch: bool = False, close: bool = 
     if os.geteuid() != 0:
         raise CliFailure("--twin needs root: machines and firewalls are made of this machine's own kernel")
     site = site_of(stack)
+    with intent_of(stack).during(verb):
+        code = _enter(stack, site, make=make, fetch=fetch, close=close, again=again or sys.argv[1:])
+    raise typer.Exit(code)
+
+
+def intent_of(stack: str) -> "Intent":
+    """What is noted of the operation that is under way on a stack's twin."""
+    from infra.engine.intent import Intent
+
+    return Intent(project_dir() / STATE, stack)
+
+
+def _enter(stack: str, site: "Site", *, make: bool, fetch: bool, close: bool, again: Sequence[str]) -> int:
     there = site.exists
     if not there and not make:
         raise CliFailure(f"the twin of {stack!r} is not up: ztna up --stack {stack} --twin", ExitCode.NO_STACK)
@@ -112,11 +136,11 @@ def enter(stack: str, *, make: bool = False, fetch: bool = False, close: bool = 
         if make:
             site.open()
             _furnish(stack, site)
-    code = _run_there(site, fresh=not there)
+    code = _run_there(site, again, fresh=not there)
     if code == 0 and close:
         with lab_errors():
             site.close()
-    raise typer.Exit(code)
+    return code
 
 
 @contextmanager
@@ -153,13 +177,13 @@ def _furnish(stack: str, site: "Site") -> None:
     stacks.furnish(stack, {**stacks.config_of(stack), **workspace(stack, discard).config.load().values}, site)
 
 
-def _run_there(site: "Site", *, fresh: bool) -> int:
+def _run_there(site: "Site", again: Sequence[str], *, fresh: bool) -> int:
     from infra.twin.site import OUTSIDE, RUN
     from infra.twin.world import ADMIN
 
     # It ends with us: a world is changed by nobody whom nobody can stop.
     tied = ("setpriv", "--pdeathsig", "KILL", "--")
-    argv = [*site.inside(ADMIN), *tied, sys.executable, "-c", _AGAIN, *sys.argv[1:]]
+    argv = [*site.inside(ADMIN), *tied, sys.executable, "-c", _AGAIN, *again]
     env = {**os.environ, RUN: site.run, OUTSIDE: f"/proc/{os.getpid()}/ns/net", **({FRESH: "1"} if fresh else {})}
     process = subprocess.Popen(argv, env=env)
 
@@ -231,11 +255,10 @@ def admin_prefix(stack: str) -> tuple[str, ...]:
     return site.inside(ADMIN)
 
 
-def verify_twin(stack: str, *, quick: bool, as_json: bool) -> int:
-    """Hold a stack's promises against its twin, write the report, and return the exit code of `verify`."""
-    from infra.cli_common import print_json, stack_outputs
+def verify_twin(stack: str, *, quick: bool, as_json: bool) -> "Report":
+    """Hold a stack's promises against its twin, showing each result unless `as_json`."""
+    from infra.cli_common import stack_outputs
     from infra.twin.verify import verify
-    from infra.verify.report import REPORTS_DIR, write_report
 
     def show(result: "CheckResult") -> None:
         if not as_json:
@@ -250,11 +273,4 @@ def verify_twin(stack: str, *, quick: bool, as_json: bool) -> int:
     outputs = stack_outputs(stack, show_secrets=True, twin=True)
     outputs = replace(outputs, limits=(*outputs.limits, *limits(stack)))
     with lab_errors():
-        report = verify(site_of(stack), outputs, quick=quick, on_result=show)
-    written = write_report(report, project_dir() / REPORTS_DIR / f"{stack}-twin")
-    if as_json:
-        print_json({**report.to_json(), "report": str(written[0])})
-    else:
-        counts = ", ".join(f"{count} {word}" for word, count in report.to_json()["counts"].items() if count)
-        typer.secho(f"verify {stack} (twin): {counts} in {report.seconds:.1f} s; report: {written[0]}", bold=True)
-    return report.exit_code
+        return verify(site_of(stack), outputs, quick=quick, on_result=show)

@@ -15,6 +15,8 @@ RUNGS: Final = ("auto", "root", "rootless", "loopback")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 RELAY_MODES: Final = ("auto", "kernel", "userspace", "off")
 """Who forwards packets of sessions without a direct path (`relay` of intermediate.json)."""
+VERIFY_MODES: Final = ("quick", "full", "off")
+"""How much of `ztna verify` is the last step of `ztna up`."""
 
 
 class ConfigError(Exception):
@@ -95,6 +97,7 @@ class LabConfig:
     rung: str = "auto"
     log_level: str = "info"
     relay: str = "auto"
+    verify: str = "off"
     pki: PkiSettings = PkiSettings()
 
 
@@ -146,6 +149,13 @@ LAB_KEYS: Final = (
         default="1",
     ),
     Key(name="leafDays", help="validity of leaf certificates in days, 1 to 825", example="30", default="90"),
+    Key(
+        name="verify",
+        help="how much of `ztna verify` is the last step of `ztna up`, which fails with it: quick, full, off; off "
+        "here, as `make up` verifies all of it anyway",
+        example="quick",
+        default="off",
+    ),
 )
 
 
@@ -217,6 +227,7 @@ def lab_config(source: ConfigSource, presets: Collection[str]) -> LabConfig:
         rung=reader.parse("rung", lambda text: parse_choice(text, RUNGS)),
         log_level=reader.parse("logLevel", lambda text: parse_choice(text, LOG_LEVELS)),
         relay=reader.parse("relay", lambda text: parse_choice(text, RELAY_MODES)),
+        verify=reader.parse("verify", parse_verify),
         pki=PkiSettings(
             generation=reader.parse("pkiGeneration", lambda text: parse_int(text, 1, 2**31)),
             leaf_days=reader.parse("leafDays", lambda text: parse_int(text, 1, 825)),
@@ -231,6 +242,11 @@ def parse_choice(text: str, choices: Collection[str]) -> str:
     near = get_close_matches(text, choices, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(f"{hint}it may be {', '.join(choices)}")
+
+
+def parse_verify(text: str) -> str:
+    """Return one of VERIFY_MODES; YAML reads a bare `off` as false. Raises ValueError."""
+    return "off" if text == "false" else parse_choice(text, VERIFY_MODES)
 
 
 def parse_int(text: str, low: int, high: int) -> int:

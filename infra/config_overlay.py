@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import Any, Final
 
 from infra.addressing import OverlayPlan, overlay_plan
-from infra.config import LOG_LEVELS, RELAY_MODES, Key, PkiSettings, Reader, parse_choice, parse_int
+from infra.config import LOG_LEVELS, RELAY_MODES, Key, PkiSettings, Reader, parse_choice, parse_int, parse_verify
 from infra.naming import check_label
 from infra.outputs import ServicePort
 from infra.wiring_macos import MacosApp
@@ -50,6 +50,7 @@ class OverlaySettings:
     log_level: str = "info"
     relay: str = "auto"
     allow_anonymous_v1: bool = False
+    verify: str = "quick"
     macos: MacosApp = field(default_factory=MacosApp)
 
 
@@ -109,6 +110,12 @@ OVERLAY_KEYS: Final = (
         example='{"bundleId": "org.example.ztna", "tunnelId": "org.example.ztna.tunnel"}',
         default="com.example.ztna",
     ),
+    Key(
+        name="verify",
+        help="how much of `ztna verify` is the last step of `ztna up`, which fails with it: quick, full, off",
+        example="full",
+        default="quick",
+    ),
 )
 """Keys of every cloud stack; `run` of OverlaySettings is never empty."""
 
@@ -162,6 +169,7 @@ def overlay_settings(
         log_level=reader.parse("logLevel", lambda text: parse_choice(text, LOG_LEVELS)),
         relay=reader.parse("relay", relay),
         allow_anonymous_v1=reader.parse("allowAnonymousV1", parse_bool),
+        verify=reader.parse("verify", parse_verify),
         macos=reader.parse("macosApp", parse_macos_app),
     )
 

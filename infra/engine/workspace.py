@@ -5,15 +5,16 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from socket import gethostname
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from infra.engine import gate
-from infra.engine.backend import StackFile
-from infra.engine.errors import CliError, StateError
+from infra.engine.backend import Owner, StackFile
+from infra.engine.errors import CliError, LockedError, StateError
 from infra.engine.events import Diagnostic, EventSink, Severity, discard
 from infra.engine.official import OFFICIAL, OfficialCli, is_available
 from infra.engine.operation import Adapters, Operation, Options, Result
@@ -28,6 +29,21 @@ from infra.graph import Graph
 Engine = Literal["embedded", "pulumi"]
 EngineChoice = Literal["auto", "embedded", "pulumi"]
 CANCEL_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interrupted:
+    """What a run that was killed has left.
+
+    Attributes:
+        owner: of its lock, with the verb; None where there is no such lock.
+        pending: number of operations that were under way.
+        resources: whether the state names anything that was made, or is pending.
+    """
+
+    owner: Owner | None
+    pending: int
+    resources: bool
 
 
 class Workspace:
@@ -218,6 +234,32 @@ class Workspace:
         if self.engine == "pulumi":
             return self._official().cancel(CANCEL_WAIT_S)
         return self._file.cancel(CANCEL_WAIT_S)
+
+    def interrupted(self) -> Interrupted:
+        """What a run of this stack that was killed has left.
+
+        Raises:
+            LockedError: the run is alive, or was on another host, where this one cannot see whether it is.
+            CliError: the stack is the official CLI's, which keeps its own locks.
+        """
+        if self.engine == "pulumi":
+            raise CliError(
+                f"the official pulumi CLI has stack {self.stack!r} and keeps its own locks",
+                f"Make sure that no run is alive, then `ztna cancel --stack {self.stack}` and the same command again.",
+            )
+        owner = self._file.owner()
+        if self._file.is_locked():
+            raise LockedError(
+                f"stack {self.stack!r} is not to be recovered: {owner or 'another process'} is alive",
+                "Wait for it to end, or stop it with `ztna cancel`.",
+            )
+        if owner is not None and owner.hostname != gethostname():
+            raise LockedError(
+                f"stack {self.stack!r} is locked by {owner}, and this host cannot see whether it is alive",
+                "Run recover there, or `ztna cancel` here when you know that it is not.",
+            )
+        pending = (self._file.read() or {}).get("pending_operations") or ()
+        return Interrupted(owner=owner, pending=len(pending), resources=self._file.has_resources())
 
     # -- configuration ---------------------------------------------------------------------------------------------
 

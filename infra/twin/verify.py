@@ -4,12 +4,12 @@ reach-PLACE      every promised port, and one that nobody promised, from each cl
 PLACE-...        the stack's agent run in a client network: registration, observed address, services, path
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -18,80 +18,25 @@ from infra import ports
 from infra.lab import state
 from infra.lab.nat import PRESETS
 from infra.outputs import ExpectedPath, NatOutput, Place, StackOutputs
-from infra.twin import k8s_cluster, reach_probe, world
+from infra.twin import k8s_cluster, world
 from infra.twin.interface import Json
 from infra.twin.site import Site
 from infra.twin.world import ClientNetwork
 from infra.verify import checks
-from infra.verify.context import Context, VerifyError, run_command, wait_until
+from infra.verify.context import Context, VerifyError, wait_until
 from infra.verify.model import Check, CheckResult, Report, Result, judged, not_shown
+from infra.verify.reach import Source, reach
 from infra.verify.runner import conditions, run_check
 
-CLOSED_TCP: Final = 8080
-"""The test backend's own port: a promise of nobody, and what a firewall that lets all through would show."""
-PROBE_TIMEOUT_S: Final = 60.0
 READY_S: Final = 30.0
 SETTLE_S: Final = 15.0
 AGENT: Final = "agent"
 SESSION_PATH: Final = {"relayed": "relay"}
 """Words of the predictor, and what a session calls the same."""
 OF_AGENT: Final = ("agent-registered", "agent-observed", "udp-echo", "tcp-echo", "ping", "http-get", "http-post")
-QUICK_CLIENTS: Final = ("home", k8s_cluster.LAPTOP)
+QUICK_CLIENTS: Final = ("cafe", k8s_cluster.LAPTOP)
+"""The network that asks most of a stack and still lets UDP out: what its symmetric NAT lets open, all others do."""
 OnResult = Callable[[CheckResult], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Expectation:
-    """A target of the probe and what it should answer, `any` for an address."""
-
-    kind: str
-    host: str
-    port: int
-    answer: str
-
-
-def expectations(outputs: StackOutputs, *, admin: bool, udp: bool) -> list[Expectation]:
-    """Return what a place should see of a stack.
-
-    Args:
-        outputs: the stack's.
-        admin: whether the place is in the administrators' network.
-        udp: whether its own network lets UDP out.
-    """
-    found = []
-    for relay in outputs.relays:
-        found.append(Expectation("quic", relay.host, relay.port, "open" if udp else "filtered"))
-        found.append(Expectation("stun", relay.host, relay.port, "any" if udp else "filtered"))
-        found.append(Expectation("tcp", relay.host, CLOSED_TCP, "filtered"))
-    ssh = "open" if admin else "filtered"
-    return found + [Expectation("tcp", access.host, access.port, ssh) for access in outputs.ssh]
-
-
-def reach(site: Site, outputs: StackOutputs, place: str, source: str, *, admin: bool, udp: bool) -> Result:
-    """Hold what answers from a place against what should; `source` is the address that it has on the internet."""
-    expected = expectations(outputs, admin=admin, udp=udp)
-    asked = json.dumps([[item.kind, item.host, item.port] for item in expected])
-    argv = [*site.inside(place), sys.executable, "-I", "-S", str(reach_probe.__file__)]
-    done = run_command(argv, PROBE_TIMEOUT_S, asked)
-    if done.code != 0:
-        raise VerifyError(f"the probe at {place} failed: {done.err.strip()[-300:]}")
-    wrong, seen = [], []
-    for item, answer in zip(expected, json.loads(done.out), strict=True):
-        what = f"{item.kind} {item.host}:{item.port}"
-        seen.append(f"{what} {answer}")
-        if item.answer == "any":
-            if answer.rpartition(":")[0] != source:
-                wrong.append(f"{what} saw us come from {answer}, not from {source}")
-        elif answer != item.answer:
-            wrong.append(_sentence(item, answer, place))
-    return judged(not wrong, "; ".join(seen), f"{len(expected)} answers as promised", "; ".join(wrong))
-
-
-def _sentence(item: Expectation, answer: str, place: str) -> str:
-    what = f"{'UDP' if item.kind != 'tcp' else 'TCP'} {item.port} of {item.host}"
-    if item.answer == "open":
-        return f"{what} is {answer} from {place} and should be open: does the firewall let it in, and does it listen?"
-    return f"{what} is {answer} from {place} and should be {item.answer}: who may reach it is said by the firewall"
 
 
 def verify(site: Site, outputs: StackOutputs, *, quick: bool, on_result: OnResult) -> Report:
@@ -112,17 +57,28 @@ def verify(site: Site, outputs: StackOutputs, *, quick: bool, on_result: OnResul
 
     at_home = k8s_cluster.clients(site)
     clients = [client for client in at_home or world.CLIENTS if not quick or client.name in QUICK_CLIENTS]
-    places = [(world.ADMIN, "the administrator's", world.ADMIN_ADDRESS, True, True)]
-    if at_home:
-        # What is on a home's LAN is nobody's outside of it, the administrator's neither.
-        places = [(world.ADMIN, "the internet", world.ADMIN_ADDRESS, False, False)]
+    # What is on a home's LAN is nobody's outside of it, the administrator's neither.
+    places = [(Source(
+        name=world.ADMIN, prefix=site.inside(world.ADMIN), address=world.ADMIN_ADDRESS, admin=not at_home,
+        udp=not at_home,
+    ), "the internet" if at_home else "the administrator's")]  # fmt: skip
     for client in clients:
         levels = PRESETS[client.preset]
-        source, udp = client.core if levels else client.host_address, not any(level.udp_blocked for level in levels)
-        places.append((client.name, f"{client.name} ({client.preset})", source, False, udp))
-    for place, words, source, admin, udp in places:
-        run = partial(reach, site, outputs, place, source, admin=admin, udp=udp)
-        add(_run(f"reach-{place}", f"Ports from {words}", outputs, run))
+        there = Source(
+            name=client.name,
+            prefix=site.inside(client.name),
+            address=client.core if levels else client.host_address,
+            udp=not any(level.udp_blocked for level in levels),
+        )
+        places.append((there, f"{client.name} ({client.preset})"))
+
+    def asked(place: tuple[Source, str]) -> CheckResult:
+        run = partial(reach, outputs, place[0])
+        return _run(f"reach-{place[0].name}", f"Ports from {place[1]}", outputs, run)
+
+    with ThreadPoolExecutor(len(places)) as pool:
+        for result in pool.map(asked, places):
+            add(result)
     for client in clients:
         for result in agent_results(site, outputs, client):
             add(result)
@@ -223,7 +179,17 @@ def _path(context: Context, promised: ExpectedPath | None) -> Result:
     wanted = SESSION_PATH.get(promised.path, promised.path)
     took = wait_until(lambda: paths() == {wanted}, SETTLE_S)
     found = ", ".join(sorted(paths())) or "no session"
-    return judged(took is not None, found, f"{promised.path} ({promised.reason})")
+    return judged(took is not None, found, f"{promised.path} ({promised.reason})", _why_not(promised, paths()))
+
+
+def _why_not(promised: ExpectedPath, found: set[str]) -> str:
+    """Return what most likely keeps sessions from the promised path; nothing where there is no session to speak of."""
+    if promised.path == "direct" and found == {"relay"}:
+        return (
+            f"packets go by the relay, though {promised.reason.rstrip('.')}: UDP {ports.CONNECTOR_UDP} is closed on "
+            "the way to the connector; does the firewall let it in?"
+        )
+    return ""
 
 
 def _no_path(context: Context, promised: ExpectedPath) -> Result:

@@ -3,12 +3,13 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from infra import cli, cli_access, cli_common, cli_config, cli_stack
+from infra import cli, cli_access, cli_common, cli_config, cli_gate, cli_recover, cli_stack
 from infra.cli_common import EXIT_CODES, ExitCode
 from infra.engine.errors import Cancelled, ConfigError, DeploymentFailed, LockedError, StateError
 from infra.engine.events import Diagnostic, OperationStarted, Phase, ResourceStep, Severity, Summary
@@ -63,6 +64,7 @@ class Workspace:
 
     error: Exception | None = None
     calls: list[str] = []
+    config = SimpleNamespace(load=lambda: SimpleNamespace(values={}))
 
     def __init__(self, on_event: Any) -> None:
         self.on_event = on_event
@@ -116,7 +118,7 @@ def workspace(monkeypatch: pytest.MonkeyPatch) -> type[Workspace]:
 
     monkeypatch.setattr(Workspace, "error", None)
     monkeypatch.setattr(Workspace, "calls", [])
-    for module in (cli_common, cli_stack, cli_config):
+    for module in (cli_common, cli_stack, cli_config, cli_gate, cli_recover):
         monkeypatch.setattr(module, "open_workspace", opened)
     return Workspace
 
