@@ -113,8 +113,19 @@ class EipAssociation(AwsType):
     def apply(self, call: Call, item: Item) -> None:
         inputs = inputs_of(item)
         required(call.site, aws_view.INSTANCE, inputs["instanceId"], "InvalidInstanceID.NotFound")
+        before = holder_of(call.site, inputs["allocationId"])
         hold(call.site, inputs["allocationId"], inputs["instanceId"], take=bool(inputs.get("allowReassociation")))
         aws_fabric.sync_all(call.site)
+        if before != inputs["instanceId"]:
+            self._cut(call, before)
+
+    def _cut(self, call: Call, holder: str) -> None:
+        """End the flows of who had the address: they would go on reaching it."""
+        for item in call.site.store.items():
+            for eni in enis_of(item) if holder in (item.id, *(each.id for each in enis_of(item))) else ():
+                vpc = call.site.store.get(aws_view.VPC, item.data["vpc"])
+                if vpc is not None:
+                    aws_fabric.forget_flows(call.site, vpc, eni.address)
 
     def there(self, call: Call, item: Item) -> bool:
         return holder_of(call.site, inputs_of(item)["allocationId"]) == str(inputs_of(item)["instanceId"])
@@ -132,9 +143,8 @@ class EipAssociation(AwsType):
         # Given back only while it is still its own: a successor may have taken it over.
         if self.there(call, item):
             hold(call.site, inputs_of(item)["allocationId"], "")
-
-    def applied(self, call: Call, item: Item) -> None:
-        aws_fabric.sync_all(call.site)
+            aws_fabric.sync_all(call.site)
+            self._cut(call, str(inputs_of(item)["instanceId"]))
 
 
 class NatGateway(AwsType):

@@ -9,13 +9,14 @@ stands for a private address, one to one) and the load balancers' nodes. Each su
 """
 
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from infra.lab import state
 from infra.lab.plan import bridge_name, switch_namespace
 from infra.lab.topology import Host, Link, Segment
-from infra.twin import aws_balancing, edge
+from infra.twin import aws_balancing, daemons, edge
 from infra.twin.aws_forms import REGION, REGIONS
 from infra.twin.aws_view import EGRESS, INGRESS, NAT, VPC, Eni, View, enis_of
 from infra.twin.interface import Json
@@ -136,6 +137,12 @@ def sync(site: Site, vpc_id: str) -> None:
             if other.internet:
                 ways.update(dict.fromkeys(other.public().values(), transit))
         edge.sync_routes(site, REGIONS[REGION], ways)
+
+
+def forget_flows(site: Site, vpc: Item, address: str) -> None:
+    """Make a VPC's router forget the flows of a private address: what goes on begins anew."""
+    if exists(site, router_of(vpc)):
+        site.script(router_of(vpc), f"env -C '{daemons.ROOT}' '{sys.executable}' -m infra.twin.aws_flows {address}")
 
 
 def sync_all(site: Site) -> None:

@@ -1,6 +1,11 @@
-"""Forgetting the connections of one address in the namespace that this runs in: those of a task that is gone."""
+"""Forgetting the connections of an address in the namespace that this runs in: of a task that is gone, of an instance
+whose elastic IP is another's now. Connection tracking would send what goes on to where it began.
+
+    python -m infra.twin.aws_flows ADDRESS...
+"""
 
 import socket
+import sys
 from typing import Any, Final
 
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
@@ -44,3 +49,8 @@ def _tuple(found: Any) -> NFCTAttrTuple:
         given = {key: proto.get_attr(f"CTA_PROTO_ICMP_{name}") for key, name in kinds.items()}
     source, destination = (ends.get_attr(name) for name in _ENDS)
     return NFCTAttrTuple(family=socket.AF_INET, saddr=source, daddr=destination, proto=number, **given)
+
+
+if __name__ == "__main__":
+    for each in sys.argv[1:]:
+        forget_flows(each)
