@@ -89,7 +89,12 @@ class Life:
         ) as process:  # fmt: skip
             assert process.stdout is not None
             said: list[str] = []
-            assert any(words in line for line in process.stdout if not said.append(line)), "".join(said)
+            for line in process.stdout:
+                said.append(line)
+                if words in line:
+                    break
+            else:
+                raise AssertionError(f"it ended before {words!r}:\n{''.join(said)}")
             assert process.poll() is None, "it was over before it could be killed"
             process.send_signal(signal.SIGKILL)
         time.sleep(1)
