@@ -1,5 +1,6 @@
 """The node's network as it follows from objects and pods: nftables, ARP, and the cluster's DNS in a pod of its own."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from infra.lab import conntrack
 from infra.lab.errors import LabError, tool_environment
 from infra.lab.process import is_alive
 from infra.lab.topology import Host, Link
@@ -91,6 +93,10 @@ def forget_flows(address: str) -> None:
             subprocess.run(
                 ("conntrack", "-D", option, address), env=tool_environment(), capture_output=True, check=False
             )
+    else:
+        # All of them, which costs the others their ports outside: a session that loses one finds its way again.
+        with contextlib.suppress(OSError):
+            conntrack.flush()
 
 
 def replace_file(path: Path, text: str) -> None:

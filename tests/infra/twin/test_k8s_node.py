@@ -174,6 +174,18 @@ def test_a_pod_leaves_with_the_nodes_address_and_a_port_per_destination(here: Wo
     assert len(set(seen)) == 2, "the mapping is the same for both destinations"
 
 
+def test_a_pod_of_the_nodes_network_has_the_nodes_address(here: World) -> None:
+    # Not in the namespace of the others, which admits no such pods.
+    made = deployment("bare", server(hostNetwork=True))
+    made["metadata"]["namespace"] = "default"
+    here.put("Deployment", made)
+    node = k8s_cluster.home(here.site.run).node
+    seen = until(lambda: here.ask(f"http://{node}:8080/"), "it does not answer at the node's address")
+    assert (seen["uid"], seen["capabilities"]) == (USER, "0000000000000000")
+    here.remove("Deployment", "bare")
+    assert here.ask(f"http://{node}:8080/", timeout_s=1.0) is None
+
+
 def test_a_container_that_is_not_ready_gets_nothing_and_one_that_is_dead_is_restarted(here: World) -> None:
     def restarts() -> int:
         (only,) = here.pods("web")
@@ -256,8 +268,5 @@ def test_the_last_object_leaves_nothing_of_it(here: World) -> None:
     assert not [name for name in record.nodes if name.startswith("pod-")]
     folder = k8s_cluster.folder(here.site.run)
     assert not [path.name for path in folder.iterdir() if path.is_dir()]
-    here.script(LAPTOP, "ip neigh flush all")
-    until(
-        lambda: here.script(LAPTOP, f"ping -c1 -W1 {ADDRESS} > /dev/null; ip neigh show {ADDRESS}").endswith("FAILED"),
-        "the node still answers ARP for the address",
-    )
+    ask_anew = f"ip neigh flush all; ping -c1 -W1 {ADDRESS} > /dev/null; ip neigh show {ADDRESS}"
+    until(lambda: "lladdr" not in here.script(LAPTOP, ask_anew), "the node still answers ARP for the address")
