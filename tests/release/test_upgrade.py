@@ -24,7 +24,15 @@ from tests.release.machine import Machine, run
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
-FORWARD_PORT = 19999
+
+def free_port() -> int:
+    """A UDP port of this machine that nobody has now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+FORWARD_PORT = free_port()
 INTERVAL_S = 0.05
 GAP_LIMIT_S = 5.0
 CAP_NET_ADMIN = 12
