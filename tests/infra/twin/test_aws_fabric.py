@@ -58,7 +58,9 @@ for target in targets:
             sock.settimeout(0.5)
             sock.sendto(b"x", (host, int(port)))
             try:
-                found.append(sock.recvfrom(100)[0].decode().split())
+                data, source = sock.recvfrom(100)
+                assert source == (host, int(port)), f"{source} answers in place of {host}:{port}"
+                found.append(data.decode().split())
                 break
             except TimeoutError:
                 pass
