@@ -56,7 +56,7 @@ ROWS: Final = (
     Row(16, "two connectors for one service", "same identity twice; two grants; no grant",
         "one serves and the other is told; failover within 4 s of a kill; the unauthorised is refused and hurts nobody",
         {"failover": 4.0, "switches": 1},
-        "the row asks for 1 s; here it is row 15's 3 s to notice and 1 s to serve (1.3 to 1.8 s on a machine that is not overloaded)"),
+        "the row asks for 1 s; here it is row 15's 3 s to notice and 1 s to serve; 1.3 to 1.8 s are usual"),
     Row(20, "junk at the session's port and the relay's", "5000 packets/s of STUN, short and long headers",
         "session goes on, memory within 2 MiB, no log flood", {"rss": 2 << 20, "log_lines_per_s": 10},
         "frames of an authenticated peer are attacked in tests/ztna/io/session"),
