@@ -199,7 +199,7 @@ def verify(
             return
         if twin:
             enter(stack)
-            report = verify_twin(stack, quick=quick, as_json=as_json)
+            report = verify_twin(stack, quick=quick, as_json=as_json, only=only or [])
             raise typer.Exit(conclude(report, f"{stack}-twin", f"{stack} (twin)", as_json=as_json))
         outputs = stack_outputs(stack, engine, show_secrets=True)
         raise typer.Exit(_verify(outputs, only or [], quick, as_json))

@@ -255,8 +255,8 @@ def admin_prefix(stack: str) -> tuple[str, ...]:
     return site.inside(ADMIN)
 
 
-def verify_twin(stack: str, *, quick: bool, as_json: bool) -> "Report":
-    """Hold a stack's promises against its twin, showing each result unless `as_json`."""
+def verify_twin(stack: str, *, quick: bool, as_json: bool, only: Sequence[str] = ()) -> "Report":
+    """Hold a stack's promises against its twin, showing each result unless `as_json`. Raises CliFailure."""
     from infra.cli_common import stack_outputs
     from infra.twin.verify import verify
 
@@ -272,5 +272,8 @@ def verify_twin(stack: str, *, quick: bool, as_json: bool) -> "Report":
 
     outputs = stack_outputs(stack, show_secrets=True, twin=True)
     outputs = replace(outputs, limits=(*outputs.limits, *limits(stack)))
-    with lab_errors():
-        return verify(site_of(stack), outputs, quick=quick, on_result=show)
+    try:
+        with lab_errors():
+            return verify(site_of(stack), outputs, quick=quick, on_result=show, only=only)
+    except ValueError as error:
+        raise CliFailure(str(error)) from error

@@ -2,13 +2,16 @@
 
 import json
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
-from infra.outputs import NatOutput
+from infra.outputs import NatOutput, Place
 from infra.verify.context import Context, Json, VerifyError, wait_until
 from infra.verify.model import NatObservation, Result, judged, not_shown
 from infra.verify.status import REGISTERED, RoleStatus, read_status
 
 _REGISTRATION_LIMIT_S = 10.0
+LOG_LINES = 200
+"""How much of the end of a log is looked at for what a role complains of."""
 
 
 def agent_registered(context: Context) -> Result:
@@ -34,8 +37,28 @@ def _registered(context: Context, place: str, wanted: tuple[str, ...]) -> Result
     states = ", ".join(f"{service}: {seen.services.get(service, 'absent')}" for service in wanted)
     detail = ""
     if missing:
-        detail = f"{seen.role or place} is in state {seen.state!r}; see its log and the relay's policy for {missing}"
+        said = last_complaint(context.place(place))
+        why = f"it says: {said}" if said else f"see its log and the relay's policy for {missing}"
+        detail = f"{seen.role or place} is in state {seen.state!r}; {why}"
     return judged(not missing, states, f"{len(wanted)} registered", detail)
+
+
+def last_complaint(place: Place) -> str:
+    """Return the last warning or error in the logs of a place that are on this machine; nothing if there is none."""
+    for path in place.logs.values():
+        try:
+            lines = Path(path).read_text(errors="replace").splitlines()[-LOG_LINES:]
+        except OSError:
+            continue
+        for line in reversed(lines):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict) and entry.get("level") in ("warning", "error"):
+                words = [str(entry.get(key)) for key in ("error", "reason", "detail", "remedy") if entry.get(key)]
+                return ", ".join([str(entry.get("event", "")).replace("_", " "), *words])
+    return ""
 
 
 def agent_observed(context: Context) -> Result:
