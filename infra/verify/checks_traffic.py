@@ -89,7 +89,24 @@ def udp_echo(context: Context) -> Result:
     bad = [f"{entry['size']} bytes: {entry['equal']}/{entry['sent']}" for entry in seen["sizes"]
            if entry["equal"] != entry["sent"]]  # fmt: skip
     expected = f"{count} each of {len(ECHO_SIZES)} sizes from 1 to 1200 bytes, all equal"
-    return judged(seen["equal"] == seen["sent"] and not seen["altered"], measured, expected, "; ".join(bad))
+    detail = black_hole(seen["sizes"]) or "; ".join(bad)
+    return judged(seen["equal"] == seen["sent"] and not seen["altered"], measured, expected, detail)
+
+
+def black_hole(sizes: list[Json]) -> str:
+    """Return a sentence where small packets come back and all large ones are lost; nothing where that is not so.
+
+    Args:
+        sizes: entries of size (bytes), sent, equal.
+    """
+    whole = [entry["size"] for entry in sizes if entry["equal"] == entry["sent"]]
+    lost = [entry["size"] for entry in sizes if not entry["equal"]]
+    if not whole or not lost or len(whole) + len(lost) != len(sizes) or max(whole) > min(lost):
+        return ""
+    return (
+        f"packets of up to {max(whole)} bytes come back and those from {min(lost)} bytes on are all lost: a link on "
+        "the way has a smaller MTU and drops larger packets without a word (black hole)"
+    )
 
 
 def tcp_echo(context: Context) -> Result:

@@ -2,8 +2,9 @@
 
     python -I reach_probe.py < '[["tcp", "192.0.2.1", 22], ["quic", "192.0.2.1", 4433], ["stun", ...]]'
 
-Prints one JSON list: for tcp `open`, `refused` or `filtered`; for quic `open` or `filtered`, by a version that no
-server speaks (RFC 9000 section 6); for stun the address that the server saw us come from (RFC 8489), or `filtered`.
+Prints one JSON list: for tcp `open`, `refused` or `filtered`; for quic (and large, with larger packets) `open` or
+`filtered`, by a version that no server speaks (RFC 9000 section 6);
+for stun the address that the server saw us come from (RFC 8489), or `filtered`.
 """
 
 import json
@@ -16,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 TIMEOUT_S = 1.5
 TRIES = 3
 QUIC_LEAST_BYTES = 1200
+LARGE_BYTES = 1372
 RESERVED_VERSION = 0x1A2A3A4A
 """Of the pattern that is kept for forcing version negotiation (RFC 9000 section 15)."""
 COOKIE = 0x2112A442
@@ -33,10 +35,15 @@ def tcp(host: str, port: int) -> str:
     return "open"
 
 
-def quic(host: str, port: int) -> str:
+def large(host: str, port: int) -> str:
+    """The same with a packet that makes 1400 bytes with its headers: what a path of usual MTU carries."""
+    return quic(host, port, LARGE_BYTES)
+
+
+def quic(host: str, port: int, size: int = QUIC_LEAST_BYTES) -> str:
     """Ask for a version that is none; a QUIC server answers with those that it has."""
     head = struct.pack("!BI", 0xC0, RESERVED_VERSION) + bytes([8]) + os.urandom(8) + bytes([8]) + os.urandom(8)
-    answer = exchange(host, port, head.ljust(QUIC_LEAST_BYTES, b"\0"))
+    answer = exchange(host, port, head.ljust(size, b"\0"))
     return "open" if answer[1:5] == b"\0\0\0\0" else "filtered"
 
 
@@ -71,7 +78,7 @@ def exchange(host: str, port: int, packet: bytes) -> bytes:
 
 def main() -> None:
     """Ask everything at once."""
-    kinds = {"tcp": tcp, "quic": quic, "stun": stun}
+    kinds = {"tcp": tcp, "quic": quic, "large": large, "stun": stun}
     asked = json.load(sys.stdin)
     with ThreadPoolExecutor(max(len(asked), 1)) as pool:
         print(json.dumps(list(pool.map(lambda target: kinds[target[0]](target[1], int(target[2])), asked))))

@@ -106,13 +106,15 @@ OUTPUTS = StackOutputs(
 @pytest.mark.parametrize(
     ("answers", "admin", "words"),
     [
-        (["open", "198.18.0.1:7", "198.18.0.1:8", "filtered", "filtered"], False, ""),
-        (["open", "198.18.0.1:7", "198.18.0.1:8", "filtered", "open"], True, ""),
-        (["open", "198.18.0.1:7", "filtered", "filtered", "filtered"], False, "UDP 4434 of 192.0.2.1 is filtered"),
-        (["open", "10.0.0.1:7", "198.18.0.1:8", "filtered", "filtered"], False, "saw us come from 10.0.0.1:7"),
-        (["open", "198.18.0.1:7", "198.18.0.1:8", "open", "filtered"], False, "TCP 8080 of 192.0.2.1 is open from x"),
-        (["open", "198.18.0.1:7", "198.18.0.1:8", "filtered", "open"], False, "the firewall has it open to all"),
-        (["open", "198.18.0.1:7", "198.18.0.1:8", "refused", "filtered"], False, "is refused from x"),
+        (["open", "open", "198.18.0.1:7", "198.18.0.1:8", "filtered", "filtered"], False, ""),
+        (["open", "open", "198.18.0.1:7", "198.18.0.1:8", "filtered", "open"], True, ""),
+        (["open", "filtered", "198.18.0.1:7", "198.18.0.1:8", "filtered", "open"], True, "a smaller MTU and drops"),
+        (["filtered", "filtered", "198.18.0.1:7", "198.18.0.1:8", "filtered", "open"], True, "does the firewall let"),
+        (["open", "open", "198.18.0.1:7", "filtered", "filtered", "filtered"], False, "UDP 4434 of 192.0.2.1 is filtered"),
+        (["open", "open", "10.0.0.1:7", "198.18.0.1:8", "filtered", "filtered"], False, "saw us come from 10.0.0.1:7"),
+        (["open", "open", "198.18.0.1:7", "198.18.0.1:8", "open", "filtered"], False, "TCP 8080 of 192.0.2.1 is open from x"),
+        (["open", "open", "198.18.0.1:7", "198.18.0.1:8", "filtered", "open"], False, "the firewall has it open to all"),
+        (["open", "open", "198.18.0.1:7", "198.18.0.1:8", "refused", "filtered"], False, "is refused from x"),
     ],
 )  # fmt: skip
 def test_each_port_that_is_not_as_promised_has_its_sentence(
@@ -128,7 +130,7 @@ def test_each_port_that_is_not_as_promised_has_its_sentence(
 
 
 def test_a_refusal_is_good_enough_where_a_cloud_may_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = '["open", "203.0.113.1:7", "203.0.113.1:8", "refused", "open"]'
+    answers = '["open", "open", "203.0.113.1:7", "203.0.113.1:8", "refused", "open"]'
     monkeypatch.setattr(reach, "run_command", lambda *args: Finished(0, answers, ""))
     made = cli_gate.ports_from_here(OUTPUTS)
     assert made.exit_code == 0, made.results

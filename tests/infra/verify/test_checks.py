@@ -333,3 +333,20 @@ def test_another_process_at_the_relays_address_is_not_the_relay(monkeypatch: pyt
     answers = {"control": {}, "get-json": status_page(role="intermediate", uptime_s=100.0)}
     with pytest.raises(VerifyError, match="did not answer"):
         checks_recovery.relay_restart(context(answers))
+
+
+@pytest.mark.parametrize(
+    ("equal", "words"),
+    [
+        ((5, 5, 0, 0), "up to 16 bytes come back and those from 1000 bytes on are all lost"),
+        ((5, 5, 5, 5), ""),
+        ((0, 0, 0, 0), ""),
+        ((5, 0, 5, 0), ""),
+        ((5, 5, 3, 0), ""),
+    ],
+)
+def test_a_black_hole_is_told_from_other_loss(equal: tuple[int, ...], words: str) -> None:
+    sizes = [{"size": size, "sent": 5, "equal": came} for size, came in zip((1, 16, 1000, 1200), equal, strict=True)]
+    said = checks_traffic.black_hole(sizes)
+    assert bool(said) == bool(words)
+    assert words in said
