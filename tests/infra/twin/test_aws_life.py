@@ -99,7 +99,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsLife]:
 
 def test_from_killed_ups_to_serving(life: AwsLife) -> None:
     life.config(**QUAKE)
-    for line in (" + NatGateway vpc-nat", " + Instance relay-instance-1"):
+    for line in (" + NatGateway vpc-nat", "info: uploading"):
         life.killed_at(line, "up", "--yes")
     began = time.monotonic()
     changes = life.up(**QUAKE)
