@@ -113,7 +113,7 @@ OUTPUTS = StackOutputs(
         (["open", "open", "198.18.0.1:7", "filtered", "filtered", "filtered"], False, "UDP 4434 of 192"),
         (["open", "open", "10.0.0.1:7", "198.18.0.1:8", "filtered", "filtered"], False, "saw us come from 10.0"),
         (["open", "open", "198.18.0.1:7", "198.18.0.1:8", "open", "filtered"], False, "TCP 8080 of 192"),
-        (["open", "open", "198.18.0.1:7", "198.18.0.1:8", "filtered", "open"], False, "the firewall has it open to all"),
+        (["open", "open", "198.18.0.1:7", "198.18.0.1:8", "filtered", "open"], False, "firewall has it open to all"),
         (["open", "open", "198.18.0.1:7", "198.18.0.1:8", "refused", "filtered"], False, "is refused from x"),
     ],
 )  # fmt: skip
