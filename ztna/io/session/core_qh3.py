@@ -15,6 +15,7 @@ from ztna.io.quic_parts import MIN_UDP_PAYLOAD
 from ztna.io.session.core import SessionTls
 from ztna.io.session.core_base import DEFAULT_RTT_S, MAX_WINDOW_BYTES, CoreBase
 from ztna.io.session.core_qh3_connection import MAX_DATAGRAM_BYTES, Qh3Connection
+from ztna.io.session.core_qh3_ends import LoneEnds
 from ztna.io.session.core_qh3_sizes import LargePackets
 
 SHORT_HEADER: Final = 1 + 2 + 16 + 3
@@ -50,6 +51,7 @@ class Qh3Core(CoreBase):
         self._clear_by = math.inf
         self._flight = 0
         self._trickle: list[tuple[int, bytes, bool]] = []
+        self._lone_ends = LoneEnds()
 
     def start(self, now: float) -> None:
         """See `SessionCore`."""
@@ -163,6 +165,8 @@ class Qh3Core(CoreBase):
             if self._queue:
                 self._next_timer(core)
                 self._admit(core)
+            for stream_id in self._lone_ends.ready(core, now) if self._lone_ends else ():
+                self._push(stream_id, b"", True)
         packets += self._poll(core, now)
         if self._is_client and not connection.complete and packets and not core.received_authenticated_packet:
             packets = self._first_flight(packets)
@@ -275,7 +279,7 @@ class Qh3Core(CoreBase):
         if connection is None or self._over:
             return math.inf
         timer = self._next_timer(connection.core)
-        due = timer[1] if timer is not None else math.inf
+        due = min(timer[1] if timer is not None else math.inf, self._lone_ends.get_timer(connection.core))
         return due if self._cleared or self.closed else min(due, self._clear_by)
 
     def _fire(self, now: float) -> None:
@@ -293,6 +297,11 @@ class Qh3Core(CoreBase):
 
     def push(self, stream_id: int, data: bytes, fin: bool) -> bool:
         """Give data to a stream's send buffer."""
+        assert self._connection is not None
+        held = fin and not data and self._lone_ends.hold(stream_id, self._connection.core, self._now)
+        return held or self._push(stream_id, data, fin)
+
+    def _push(self, stream_id: int, data: bytes, fin: bool) -> bool:
         assert self._connection is not None
         if not self._cleared:
             pieces = [data[at : at + TRICKLE_BYTES] for at in range(0, len(data), TRICKLE_BYTES)] or [b""]
@@ -327,6 +336,7 @@ class Qh3Core(CoreBase):
         if self._connection is None:
             return
         self._trickle = [each for each in self._trickle if each[0] != stream_id]
+        self._lone_ends.drop(stream_id)
         for action in (self._connection.core.reset_stream, self._connection.core.stop_sending):
             try:
                 action(stream_id, code)

@@ -54,6 +54,44 @@ def test_each_direction_ends_by_itself(names: tuple[str, str]) -> None:
     assert pair.client.core.writable(stream) == 0
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_an_end_that_comes_alone_outlives_an_outage(names: tuple[str, str], seed: int) -> None:
+    rng = random.Random(seed)
+    pair = Pair(*names, seed=seed).handshake()
+    pair.run(2.5)
+    stream = pair.client.core.open_stream()
+    pair.client.core.write(stream, bytes(rng.choice((1500, 20_000))))
+    pair.run(0.1)
+    pair.client.core.write(stream, bytes(8000))
+    pair.up.down = pair.down.down = True
+    pair.run(rng.uniform(0.0, 0.3))
+    pair.client.core.write(stream, b"", True)
+    pair.run(rng.uniform(1.0, 6.0))
+    pair.up.down = pair.down.down = False
+    assert pair.run(30, lambda: stream in pair.server.ended)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.02])
+def test_an_end_that_comes_alone_does_not_wait_for_other_streams(names: tuple[str, str], loss: float) -> None:
+    pair = Pair(*names, seed=3).handshake()
+    pair.run(2.5)
+    pair.up = pair.down = Weather(delay_s=0.01, loss=loss)
+    bulk, brief = pair.client.core.open_stream(), pair.client.core.open_stream()
+
+    def feed() -> bool:
+        room = pair.client.core.writable(bulk)
+        pair.client.core.write(bulk, bytes(room))
+        return brief in pair.server.ended
+
+    pair.run(0.5, feed)
+    pair.client.core.write(brief, b"brief")
+    pair.run(0.005, feed)
+    began = pair.now
+    pair.client.core.write(brief, b"", True)
+    assert pair.run(10, feed)
+    assert pair.now - began < (0.5 if not loss else 3.0)
+
+
 def test_reset_ends_both_directions_at_the_peer(names: tuple[str, str]) -> None:
     pair = Pair(*names).handshake()
     stream = pair.client.core.open_stream()
