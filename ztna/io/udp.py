@@ -113,7 +113,8 @@ class UdpSocket:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_runs: Callable[[list[Run]], None] | None = None
         self._bad_hosts: dict[str, bool] = {}
-        self._batch = DEFAULT_BATCH_PACKETS
+        self.batch_packets = DEFAULT_BATCH_PACKETS
+        """About how many datagrams are handed up at a time."""
         self._asked_at = 0.0
         name = self._socket.getsockname()
         self.local_address: Address = (name[0], name[1])
@@ -173,7 +174,7 @@ class UdpSocket:
         max_packets: int = DEFAULT_BATCH_PACKETS,
     ) -> None:
         """The same by source, for who looks at the source of many datagrams once; about `max_packets` at a time."""
-        self._batch = max_packets
+        self.batch_packets = max_packets
         self._loop = loop
         self._on_runs = on_runs
         loop.add_reader(self._socket.fileno(), self._readable)
@@ -189,7 +190,7 @@ class UdpSocket:
         # After a pause there is one packet: asking for a second costs a tenth of what relaying the first does. Whatever
         # else is there makes the loop call again at once.
         asked, self._asked_at = self._asked_at, time.monotonic()
-        runs = self.receive_runs(self._batch, 1 if self._asked_at - asked > PAUSE_S else DEFAULT_BATCH_READS)
+        runs = self.receive_runs(self.batch_packets, 1 if self._asked_at - asked > PAUSE_S else DEFAULT_BATCH_READS)
         if runs and self._on_runs is not None:
             self._on_runs(runs)
 

@@ -293,6 +293,7 @@ class Session:
         datagrams = core.take_datagrams()
         if datagrams:
             self._owner.session_datagrams(self, datagrams)
+            self.sockets.arrived(datagrams[-1])
         while (event := core.next_event()) is not None:
             if isinstance(event, Closed):
                 by = "closed by the peer" if event.by_peer else "closed"

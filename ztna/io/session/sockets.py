@@ -13,6 +13,7 @@ from typing import Final
 import psutil
 
 from ztna.io.udp import Run, UdpBindError, UdpSocket
+from ztna.proto.packet import UDP
 from ztna.proto.paths.stun_types import Endpoint
 
 IPV4: Final = 0
@@ -21,9 +22,12 @@ FIRST_EXTRA: Final = 2
 ANY: Final = ("0.0.0.0", "::")
 BUFFER_BYTES: Final = 4 << 20
 MAX_HOST_CANDIDATES: Final = 16
-BATCH_PACKETS: Final = 32
-"""Who takes many more at once hands the local receiver more than its socket's buffer holds (by default some 90 packets
-of 1200 bytes), before it had the CPU to take any of them."""
+BATCH_PACKETS: Final = 256
+UDP_BATCH_PACKETS: Final = 64
+"""While UDP arrives: many more at once are more than the local receiver's socket holds (by default some 90 packets of
+1200 bytes) before it had the CPU to take any. TCP waits for room instead, and gains from large batches."""
+
+_UDP: Final = bytes((UDP,))
 
 OnBatch = Callable[[int, list[Run]], None]
 """(socket index, datagrams by source) for each batch received."""
@@ -47,6 +51,7 @@ class SessionSockets:
         self._bind_addr = bind_addr
         self._sockets: dict[int, UdpSocket] = {}
         self._shared: set[int] = set()
+        self._batch = BATCH_PACKETS
         self._open(IPV4, bind_addr)
         if bind_addr == ANY[IPV4] and has_ipv6():
             with suppress(UdpBindError, OSError):
@@ -55,12 +60,21 @@ class SessionSockets:
     def _open(self, index: int, addr: str) -> None:
         sock = UdpSocket(addr, 0, buffer_bytes=BUFFER_BYTES if index < FIRST_EXTRA else 1 << 16, purpose="session")
         self._sockets[index] = sock
-        sock.start_runs(self._loop, lambda batch: self._on_batch(index, batch), max_packets=BATCH_PACKETS)
+        sock.start_runs(self._loop, lambda batch: self._on_batch(index, batch), max_packets=self._batch)
 
     def share(self, index: int, sock: UdpSocket) -> None:
         """Send by a socket that others use, too, and that its owner reads and closes."""
         self._sockets[index] = sock
         self._shared.add(index)
+
+    def arrived(self, packet: bytes) -> None:
+        """Tell an IP packet that came by the session: batches are as large as its protocol takes well."""
+        batch = UDP_BATCH_PACKETS if packet[9:10] == _UDP else BATCH_PACKETS
+        if batch != self._batch:
+            self._batch = batch
+            for index, sock in self._sockets.items():
+                if index not in self._shared:
+                    sock.batch_packets = batch
 
     def open_extra(self, count: int) -> list[tuple[int, Endpoint]]:
         """Open more IPv4 sockets; returns their indices and endpoints, fewer than asked for if the system has none."""

@@ -4,8 +4,18 @@ import ipaddress
 import pytest
 
 from tests.support.overlay import HOST, eventually
-from ztna.io.session.sockets import FIRST_EXTRA, IPV4, IPV6, SessionSockets, has_ipv6, interface_addresses
-from ztna.io.udp import Run
+from ztna.io.session.sockets import (
+    BATCH_PACKETS,
+    FIRST_EXTRA,
+    IPV4,
+    IPV6,
+    UDP_BATCH_PACKETS,
+    SessionSockets,
+    has_ipv6,
+    interface_addresses,
+)
+from ztna.io.udp import Run, UdpSocket
+from ztna.proto.packet import TCP, UDP, build_ipv4
 from ztna.proto.paths.stun_types import Endpoint
 
 
@@ -56,3 +66,19 @@ async def test_the_wildcard_of_either_family_opens_both(wildcard: str) -> None:
 def test_interfaces_without_a_link_layer_address_are_left_out(ipv6: bool) -> None:
     assert "127.0.0.1" not in interface_addresses(ipv6)
     assert "::1" not in interface_addresses(ipv6)
+
+
+async def test_batches_are_smaller_while_udp_arrives() -> None:
+    sockets = SessionSockets(asyncio.get_running_loop(), lambda *_: None, bind_addr=HOST)
+    shared = UdpSocket(HOST, 0)
+    sockets.share(FIRST_EXTRA, shared)
+    before = shared.batch_packets
+    sizes = []
+    for protocol in (TCP, UDP, UDP, TCP):
+        sockets.arrived(build_ipv4(protocol, 1, 2, b"data"))
+        sizes.append(sockets._sockets[IPV4].batch_packets)
+    assert sizes == [BATCH_PACKETS, UDP_BATCH_PACKETS, UDP_BATCH_PACKETS, BATCH_PACKETS]
+    sockets.arrived(b"no packet")
+    assert shared.batch_packets == before
+    sockets.close()
+    shared.close()
