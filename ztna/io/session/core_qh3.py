@@ -165,13 +165,15 @@ class Qh3Core(CoreBase):
             if self._queue:
                 self._next_timer(core)
                 self._admit(core)
-            for stream_id in self._lone_ends.ready(core, now) if self._lone_ends else ():
-                self._push(stream_id, b"", True)
         packets += self._poll(core, now)
         if self._is_client and not connection.complete and packets and not core.received_authenticated_packet:
             packets = self._first_flight(packets)
         while self._trickle and not core.get_send_buffer_size():
             core.send_stream(*self._trickle.pop(0))
+            packets += self._poll(core, now)
+        if self._lone_ends and (ended := self._lone_ends.ready(core, now)):
+            for stream_id in ended:
+                self._push(stream_id, b"", True)
             packets += self._poll(core, now)
         if self._size > MIN_UDP_PAYLOAD:
             self._sizes.sent += sum(map(MIN_UDP_PAYLOAD.__lt__, map(len, packets)))
