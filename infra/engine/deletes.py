@@ -3,8 +3,11 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Final
 
 from infra.engine.steps import Step
+
+SIGNALS_S: Final = 0.1
 
 
 def run_in_order(steps: list[Step], run: Callable[[Step], bool], *, parallel: int, stopping: threading.Event) -> None:
@@ -28,7 +31,8 @@ def run_in_order(steps: list[Step], run: Callable[[Step], bool], *, parallel: in
                 else:
                     running[pool.submit(run, step)] = step
             if running:
-                done, _ = wait(list(running), return_when=FIRST_COMPLETED)
+                # A signal that comes just before the wait does not end it, and its handler runs in this thread only.
+                done, _ = wait(list(running), SIGNALS_S, return_when=FIRST_COMPLETED)
                 for future in done:
                     outcomes[running.pop(future)] = future.result()
 
