@@ -4,6 +4,7 @@ create, update -> the item's inputs are written down -> `apply` brings the machi
 delete         -> `refuse_delete` -> `clear` -> the item is dropped -> `applied`
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -46,9 +47,9 @@ class AwsType(TwinType):
 
     # -- what a type says of itself --------------------------------------------------------------------------------
 
+    @abstractmethod
     def identify(self, call: Call, number: int, inputs: Json) -> str:
         """Return the id of a new item."""
-        raise NotImplementedError(self.type_name)
 
     def begin(self, call: Call, number: int, inputs: Json, items: list[Item]) -> Json:
         """Return what a new item keeps beside its inputs; under the store's lock, so what it allocates is its own.
@@ -58,9 +59,9 @@ class AwsType(TwinType):
         """
         return {}
 
+    @abstractmethod
     def outputs(self, call: Call, item: Item) -> Json:
         """Return the outputs beside the inputs."""
-        raise NotImplementedError(self.type_name)
 
     def apply(self, call: Call, item: Item) -> None:
         """Bring the machine to what the item says."""

@@ -4,15 +4,16 @@
     diff       -> inputs compared; `force_new` is the real provider's own table
     create     -> `create`, which may be called again for the same resource after a kill -9 and makes nothing twice
     read       -> `read`: what is really there; None when it is gone
-    update     -> `update` in place
+    update     -> `update` in place; a type whose every property is in `force_new` has none
     delete     -> `delete`; what is gone already is no error
 
 A property is in `force_new` or `in_place`, or taken without effect in `left_out`; one in none is refused by name.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from infra.engine.errors import ResourceError
 from infra.engine.props import UNKNOWN, Props
@@ -80,7 +81,7 @@ class Call:
     id: str = ""
 
 
-class TwinType:
+class TwinType(ABC):
     """A resource type. Subclasses fill in the tables and the operations; inputs are plain, secrets open."""
 
     type_name: ClassVar[str]
@@ -110,21 +111,24 @@ class TwinType:
         """Yield what is left out of these inputs beyond the table; each sentence is printed once."""
         yield from ()
 
+    @abstractmethod
     def create(self, call: Call, inputs: Json) -> Made:
         """Make it, or go on making it where an interrupted call stopped. Raises NotReady where it does not work yet."""
-        raise NotImplementedError(self.type_name)
 
+    @abstractmethod
     def read(self, call: Call, outputs: Json) -> Json | None:
         """Return its outputs as it is now; None when it is not there any more."""
-        raise NotImplementedError(self.type_name)
 
     def update(self, call: Call, outputs: Json, olds: Json, news: Json) -> Json:
-        """Bring it to the new inputs in place and return its outputs. Raises NotReady likewise."""
-        raise NotImplementedError(self.type_name)
+        """Bring it to the new inputs in place and return its outputs. Raises NotReady likewise.
 
+        A type that has properties outside of `force_new` has its own.
+        """
+        raise TwinError(f"nothing of {self.type_name} changes in place: a fault of its table in the twin")
+
+    @abstractmethod
     def delete(self, call: Call, outputs: Json, inputs: Json) -> None:
         """Remove it, if it is there."""
-        raise NotImplementedError(self.type_name)
 
     def replaces(self, changed: frozenset[str], olds: Json, news: Json) -> frozenset[str]:
         """Return which of the changed properties need another resource; by table unless a type knows better."""
@@ -140,18 +144,15 @@ class TwinType:
         return cls.force_new | cls.in_place | frozenset(cls.left_out)
 
 
-class TwinFunction:
+class TwinFunction(ABC):
     """A function of a package (a data source)."""
 
     type_name: ClassVar[str]
     arguments: ClassVar[frozenset[str]] = frozenset()
 
+    @abstractmethod
     def call(self, site: "Site", arguments: Json) -> Props:
         """Return its result."""
-        raise NotImplementedError(self.type_name)
-
-
-NOTHING: Final[frozenset[str]] = frozenset()
 
 
 def known(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """The packages that the twin has, and the adapters by which the embedded engine is given them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Final
 
@@ -48,6 +48,3 @@ def adapters(site: Site) -> Adapters:
         return TwinProvider(package(name), site, find_sdk(name, host.python), host.on_note)
 
     return Adapters(start_plugin=start)
-
-
-Say = Callable[[str], None]

@@ -111,8 +111,8 @@ class TwinProvider:
     def diff(self, urn: str, id_: str, old_inputs: Props, old_outputs: Props, news: Props, ignored: list[str]) -> Diff:
         kind = self._type(urn)
         self._site.store.acknowledge(urn, id_)
-        paths = changed_paths(old_inputs, news)
-        changed = frozenset(_top(path) for path in paths)
+        # A property that the type does not take is empty, or `check` had refused it: empty in another way is no change.
+        changed = frozenset(map(_top, changed_paths(old_inputs, news))) & kind.properties()
         if not changed:
             return Diff(False)
         replaces = kind.replaces(changed, _open(old_inputs), _open(news))

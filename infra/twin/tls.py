@@ -160,9 +160,6 @@ class _Cert(_Kept):
     def update(self, call: Call, outputs: Json, olds: Json, news: Json) -> Json:
         return {**outputs, **news}
 
-    def replaces(self, changed: frozenset[str], olds: Json, news: Json) -> frozenset[str]:
-        return changed & self.force_new
-
     def read(self, call: Call, outputs: Json) -> Json | None:
         """A certificate that is due is taken for gone: a refresh shows it, and an `up` makes it anew."""
         return None if renewal_due(outputs) else outputs

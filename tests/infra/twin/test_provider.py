@@ -144,6 +144,7 @@ def test_a_change_replaces_or_updates_by_the_table(rig: Rig) -> None:
 
     assert diff().changes is False
     assert diff(name=secret("a")).changes is False, "secrecy alone is no change"
+    assert diff(tags=[]).changes is False, "what the twin does not model is empty before and after"
     renamed = diff(name="b")
     assert (renamed.changes, renamed.replaces, renamed.changed) == (True, (), ("name",))
     moved = diff(name="b", region="ams3")

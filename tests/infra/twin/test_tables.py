@@ -37,6 +37,18 @@ def test_a_property_is_in_one_table_and_the_sdk_has_it(name: str, kind: TwinType
     assert set(kind.secret_outputs) <= set(sdk.outputs(kind.type_name))
 
 
+@pytest.mark.parametrize(("name", "kind"), TYPES, ids=of_name)
+def test_a_type_without_update_is_replaced_by_every_change(name: str, kind: TwinType) -> None:
+    if type(kind).update is TwinType.update:
+        assert kind.properties() == kind.force_new
+        assert kind.replaces(kind.properties(), {}, {}) == kind.properties()
+
+
+def test_some_types_have_no_update() -> None:
+    without = {kind.type_name.rpartition(":")[2] for _, kind in TYPES if type(kind).update is TwinType.update}
+    assert without == {"ReservedIpAssignment", "PrivateKey", "CertRequest"}
+
+
 def test_the_page_shows_the_tables() -> None:
     assert catalogue.markdown() in PAGE, "run python -m infra.twin.catalogue and put its output into docs/twin.md"
 
