@@ -1,4 +1,8 @@
-"""The order of deletes: dependents before what they depend on, everything else at once."""
+"""Steps that run at once, and the order of deletes: dependents before what they depend on.
+
+The main thread waits for them with a time-out: a signal that comes just before a wait does not end it, and its handler
+runs in that thread only.
+"""
 
 import threading
 from collections.abc import Callable
@@ -31,10 +35,19 @@ def run_in_order(steps: list[Step], run: Callable[[Step], bool], *, parallel: in
                 else:
                     running[pool.submit(run, step)] = step
             if running:
-                # A signal that comes just before the wait does not end it, and its handler runs in this thread only.
                 done, _ = wait(list(running), SIGNALS_S, return_when=FIRST_COMPLETED)
                 for future in done:
                     outcomes[running.pop(future)] = future.result()
+
+
+def run_at_once(steps: list[Step], run: Callable[[Step], object], *, parallel: int) -> None:
+    """Runs steps that do not depend on each other, up to `parallel` at a time."""
+    with ThreadPoolExecutor(parallel, thread_name_prefix="step") as pool:
+        running = [pool.submit(run, step) for step in steps]
+        while wait(running, SIGNALS_S).not_done:
+            pass
+    for future in running:
+        future.result()
 
 
 def dependents_of(steps: list[Step]) -> dict[Step, set[Step]]:

@@ -4,12 +4,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 from infra.engine import urn as urns
-from infra.engine.deletes import run_in_order
+from infra.engine.deletes import run_at_once, run_in_order
 from infra.engine.errors import EngineError, ResourceError
 from infra.engine.events import Diagnostic, EventSink, Phase, ResourceStep, Severity
 from infra.engine.hooks import HookRunner
@@ -351,8 +350,7 @@ class Executor:
 
     def run_all(self, steps: list[Step]) -> None:
         """Runs independent steps in parallel; failures are reported, not raised."""
-        with ThreadPoolExecutor(self._parallel, thread_name_prefix="step") as pool:
-            list(pool.map(self._run_quietly, steps))
+        run_at_once(steps, self._run_quietly, parallel=self._parallel)
 
 
 def _existing(state: ResourceState) -> Existing:
