@@ -55,7 +55,11 @@ def check(sdk: Sdk, token: str, inputs: Props) -> Report:
 def _unknown_type(sdk: Sdk, token: str) -> list[Failure]:
     if sdk.package == "kubernetes":
         return []  # Custom resources have types of their own, which no SDK knows.
-    return [Failure("type", f"the SDK {sdk.package} {sdk.version} has no resource {token!r}{_hint(token, sdk.tokens)}")]
+    return [
+        Failure(
+            "type", f"the SDK {sdk.package} {sdk.version} has no resource {token!r}{did_you_mean(token, sdk.tokens)}"
+        )
+    ]
 
 
 def _decoded(value: Any, type_: Type) -> Any:
@@ -80,7 +84,7 @@ class _Checker:
                 self._value(join_path(path, key), item, fields.fields[key].type)
             elif not key.startswith("__"):
                 names = [*fields.fields, *fields.python]
-                self._fail(join_path(path, key), f"{fields.name} has no argument {key!r}{_hint(key, names)}")
+                self._fail(join_path(path, key), f"{fields.name} has no argument {key!r}{did_you_mean(key, names)}")
         for key, wanted in fields.fields.items():
             if wanted.required and value.get(key) is None:
                 self._fail(join_path(path, key), f"{fields.name} needs it ({self._name(wanted.type)}), it is missing")
@@ -151,7 +155,7 @@ class _Checker:
             yield from inner.report.failures
         elif isinstance(found, Enumeration):
             if value not in found.values:
-                hint = "" if hidden else _hint(value, found.values)
+                hint = "" if hidden else did_you_mean(value, found.values)
                 values = ", ".join(map(repr, found.values[:_SHOWN_VALUES]))
                 more = ", ..." if len(found.values) > _SHOWN_VALUES else ""
                 yield Failure(path, f"must be a {found.name} ({values}{more}), not {_show(value, hidden)}{hint}")
@@ -173,7 +177,7 @@ class _Checker:
         return f"a list of {self._name(type_[1])}" if kind == "list" else _NAMES.get(kind, kind)
 
     def _warn_open(self, path: str, value: str, enum: Enumeration) -> None:
-        hint = _hint(value, enum.values)
+        hint = did_you_mean(value, enum.values)
         if hint:
             self.report.warnings.append(f"{path}: {value!r} is none of the values of {enum.name} that are known{hint}")
 
@@ -211,6 +215,7 @@ def _or(words: Iterable[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def _hint(word: Any, known: Iterable[Any]) -> str:
+def did_you_mean(word: Any, known: Iterable[Any]) -> str:
+    """Return which of the known words may have been meant, in brackets; nothing where none is close."""
     close = difflib.get_close_matches(str(word), [str(item) for item in known], 1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""

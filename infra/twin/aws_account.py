@@ -3,7 +3,6 @@
 Source: https://github.com/hashicorp/terraform-provider-aws/tree/main/internal/service (iam, logs, secretsmanager, ssm)
 """
 
-import datetime as dt
 import json
 import shutil
 import uuid
@@ -17,6 +16,7 @@ from infra.twin.aws_base import AwsType, inputs_of
 from infra.twin.aws_forms import REGION, arn, digits, not_kept
 from infra.twin.aws_instance import PARAMETERS
 from infra.twin.aws_places import log_folder
+from infra.twin.forms import now
 from infra.twin.interface import Call, Json, LeftOut, TwinError, TwinFunction, known
 from infra.twin.site import Site
 from infra.twin.store import Item
@@ -91,7 +91,7 @@ class Role(AwsType):
     def begin(self, call: Call, number: int, inputs: Json, items: list[Item]) -> Json:
         if any(item.token == self.type_name and item.id == inputs["name"] for item in items):
             raise TwinError(f"EntityAlreadyExists: Role with name {inputs['name']} already exists.")
-        return {"created": dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
+        return {"created": now()}
 
     def outputs(self, call: Call, item: Item) -> Json:
         inputs = inputs_of(item)

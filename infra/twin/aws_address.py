@@ -11,9 +11,9 @@ from infra.lab.nat import Filtering, Mapping, NatBehavior, PortAllocation
 from infra.lab.topology import Link, Router
 from infra.twin import aws_fabric, aws_view
 from infra.twin.aws_base import AwsType, inputs_of, required
-from infra.twin.aws_forms import REGION, REGIONS, digits, ec2_arn, hex_id, not_kept, one_of
+from infra.twin.aws_forms import REGION, REGIONS, digits, ec2_arn, hex_id, not_kept
 from infra.twin.aws_view import Eni, View, enis_of, free_address
-from infra.twin.do_forms import lowest_free
+from infra.twin.forms import lowest_free, one_of
 from infra.twin.interface import Call, Json, TwinError
 from infra.twin.site import Site
 from infra.twin.store import Item

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from infra.engine.providers import Failure
-from infra.twin.aws_forms import REGION, REGIONS, one_of, tagged
+from infra.twin.aws_forms import REGION, REGIONS, tagged
+from infra.twin.forms import one_of
 from infra.twin.interface import Call, Json, Made, TwinError, TwinType
 from infra.twin.site import Site
 from infra.twin.store import Item

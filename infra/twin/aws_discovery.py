@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Final
 from infra.engine.providers import Failure
 from infra.twin import aws_view
 from infra.twin.aws_base import AwsType, inputs_of
-from infra.twin.aws_forms import arn, digits, one_of
+from infra.twin.aws_forms import arn, digits
 from infra.twin.aws_view import enis_of
+from infra.twin.forms import one_of
 from infra.twin.interface import Call, Json, TwinError, known
 from infra.twin.store import Item
 

@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Final
 from infra.engine.props import Props, secret
 from infra.engine.providers import Failure
 from infra.twin.aws_base import AwsType, inputs_of
-from infra.twin.aws_forms import ACCOUNT, REGION, arn, one_of
+from infra.twin.aws_forms import ACCOUNT, REGION, arn
 from infra.twin.aws_places import images_folder
+from infra.twin.forms import one_of
 from infra.twin.interface import Call, Json, LeftOut, TwinError, TwinFunction, known
 from infra.twin.site import Site
 from infra.twin.store import Item

@@ -15,8 +15,9 @@ from infra.twin import aws_control, aws_view
 from infra.twin.aws_account import LOG_GROUP, ROLE
 from infra.twin.aws_base import AwsType, inputs_of, required
 from infra.twin.aws_discovery import SERVICE as REGISTRY
-from infra.twin.aws_forms import arn, not_kept, one_of
+from infra.twin.aws_forms import arn, not_kept
 from infra.twin.aws_view import TASK
+from infra.twin.forms import one_of
 from infra.twin.interface import Call, Json, LeftOut, TwinError, known
 from infra.twin.store import Item
 

@@ -1,12 +1,10 @@
 """Forms of AWS: ids, ARNs, the account, regions and zones, as far as the twin has them."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from typing import Any, Final
 
-from infra.engine.providers import Failure
-from infra.twin.interface import Json, LeftOut, known
+from infra.twin.interface import Json, LeftOut
 from infra.twin.world import US_EAST_2, Region
 
 ACCOUNT: Final = "123456789012"
@@ -14,7 +12,6 @@ ACCOUNT: Final = "123456789012"
 REGIONS: Final[Mapping[str, Region]] = {"us-east-2": US_EAST_2}
 ZONES: Final = tuple(f"{region}{letter}" for region in REGIONS for letter in "abc")
 REGION: Final = "us-east-2"
-TAGS: Final = ("tags",)
 HEX: Final = 17
 """Digits in the ids of EC2."""
 
@@ -42,15 +39,6 @@ def ec2_arn(kind: str, id_: str) -> str:
 def tagged(inputs: Json) -> Json:
     """The output of all tags: those of the resource, as the twin's provider has no default ones."""
     return {"tagsAll": dict(inputs.get("tags") or {})}
-
-
-def one_of(name: str, value: Any, there: Iterable[Any], what: str, remedy: str = "") -> Iterator[Failure]:
-    """Yield a failure unless a known value is among those there are."""
-    choice = list(there)
-    if known(value) and value not in choice:
-        close = get_close_matches(str(value), [str(item) for item in choice], 1, cutoff=0.6)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        yield Failure(name, f"the twin has no {what} {value!r}{hint}; it has {', '.join(map(str, choice))}{remedy}")
 
 
 def not_kept(why: str, *harmless: Any) -> LeftOut:

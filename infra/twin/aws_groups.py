@@ -10,9 +10,10 @@ from typing import ClassVar, Final
 from infra.engine.providers import Failure
 from infra.twin import aws_view
 from infra.twin.aws_base import inputs_of
-from infra.twin.aws_forms import ACCOUNT, ec2_arn, hex_id, one_of
+from infra.twin.aws_forms import ACCOUNT, ec2_arn, hex_id
 from infra.twin.aws_view import enis_of
 from infra.twin.aws_vpc import InVpc
+from infra.twin.forms import one_of
 from infra.twin.interface import Call, Json, TwinError, known
 from infra.twin.store import Item
 

@@ -4,7 +4,6 @@ Source: https://github.com/hashicorp/terraform-provider-aws/tree/main/internal/s
 """
 
 import base64
-import datetime as dt
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -15,8 +14,9 @@ from infra.lab.machine_root import BOOKWORM, TRIXIE, RootSpec
 from infra.lab.topology import Host, Link
 from infra.twin import aws_fabric, aws_view
 from infra.twin.aws_base import AwsType, inputs_of
-from infra.twin.aws_forms import REGION, digits, ec2_arn, hex_id, not_kept, one_of
+from infra.twin.aws_forms import REGION, digits, ec2_arn, hex_id, not_kept
 from infra.twin.aws_view import Eni, View, enis_of, free_address
+from infra.twin.forms import now, one_of
 from infra.twin.interface import Call, Json, LeftOut, TwinError, known
 from infra.twin.site import Site
 from infra.twin.store import Item
@@ -161,7 +161,7 @@ class Instance(AwsType):
             id=f"eni-{digits(call.site.run, number)}", subnet=subnet.id, device=f"eni{number}", host=f"ec2-{number}",
             address=free_address(items, subnet, inputs.get("privateIp")), groups=tuple(inputs["vpcSecurityGroupIds"]),
         )  # fmt: skip
-        began = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        began = now()
         return {"enis": [eni.to_json()], "vpc": inputs_of(subnet)["vpcId"], "launched": began}
 
     def apply(self, call: Call, item: Item) -> None:

@@ -10,9 +10,10 @@ from infra.engine.providers import Failure
 from infra.twin import aws_fabric, aws_view
 from infra.twin.aws_address import hold, holder_of
 from infra.twin.aws_base import AwsType, inputs_of
-from infra.twin.aws_forms import REGION, arn, digits, not_kept, one_of
+from infra.twin.aws_forms import REGION, arn, digits, not_kept
 from infra.twin.aws_view import Eni, enis_of, free_address
 from infra.twin.aws_vpc import InVpc
+from infra.twin.forms import one_of
 from infra.twin.interface import Call, Json, TwinError, known
 from infra.twin.store import Item
 

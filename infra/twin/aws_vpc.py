@@ -10,9 +10,9 @@ from typing import ClassVar, Final
 from infra.engine.providers import Failure
 from infra.twin import aws_fabric, aws_view
 from infra.twin.aws_base import AwsType, inputs_of
-from infra.twin.aws_forms import ACCOUNT, REGION, ZONES, digits, ec2_arn, hex_id, not_kept, one_of
+from infra.twin.aws_forms import ACCOUNT, REGION, ZONES, digits, ec2_arn, hex_id, not_kept
 from infra.twin.aws_view import enis_of
-from infra.twin.do_forms import lowest_free
+from infra.twin.forms import lowest_free, one_of
 from infra.twin.interface import Call, Json, LeftOut, TwinError, known
 from infra.twin.store import Item
 
@@ -67,7 +67,7 @@ class Vpc(AwsType):
         slots = [item.data["slot"] for item in items if item.token == self.type_name]
         try:
             return {"slot": lowest_free(slots, 0, MOST_VPCS - 1, "VPC")}
-        except ValueError as error:
+        except TwinError as error:
             raise TwinError(f"VpcLimitExceeded: The maximum number of VPCs has been reached: {error}") from None
 
     def apply(self, call: Call, item: Item) -> None:

@@ -4,13 +4,15 @@ Source: https://github.com/digitalocean/terraform-provider-digitalocean (digital
 """
 
 import base64
-import datetime as dt
 import re
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar
 
 from infra.engine.providers import Failure
+from infra.twin.do_edges import required
 from infra.twin.do_forms import number_id, uuid_id
+from infra.twin.forms import now
 from infra.twin.interface import Call, Json, LeftOut, Made, TwinError, TwinType, known
 from infra.twin.store import Item
 from infra.twin.tls import md5_fingerprint
@@ -18,29 +20,24 @@ from infra.twin.tls import md5_fingerprint
 TAG = re.compile(r"[a-zA-Z0-9:\-_]{1,255}")
 
 
-def now() -> str:
-    """The time as the API writes it."""
-    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 class Record(TwinType):
-    """A thing that is an item of the store and nothing else."""
+    """A thing that is an item of the store, and nothing else unless its type does more."""
 
-    def identify(self, call: Call, number: int) -> str:
+    def identify(self, call: Call, number: int, inputs: Json) -> str:
         """Return the id of the item of a number."""
         return uuid_id(call.site.run, number)
 
     def refuse(self, call: Call, inputs: Json, others: list[Item]) -> None:
         """Raise TwinError where the API would refuse it beside what is there already."""
 
+    @abstractmethod
     def outputs(self, item: Item, inputs: Json) -> Json:
         """Return the outputs of an item."""
-        raise NotImplementedError(self.type_name)
 
     def create(self, call: Call, inputs: Json) -> Made:
         def fill(number: int, items: list[Item]) -> tuple[str, Json]:
             self.refuse(call, inputs, [item for item in items if item.token == self.type_name])
-            return self.identify(call, number), {"inputs": inputs, "created": now()}
+            return self.identify(call, number, inputs), {"inputs": inputs, "created": now()}
 
         item = call.site.store.begin(call.urn, self.type_name, fill)
         item = call.site.store.change(item.number, {"inputs": inputs}) or item
@@ -51,9 +48,7 @@ class Record(TwinType):
         return self.outputs(item, item.data["inputs"]) if item is not None else None
 
     def update(self, call: Call, outputs: Json, olds: Json, news: Json) -> Json:
-        item = call.site.store.get(self.type_name, call.id)
-        if item is None:
-            raise TwinError(f"{self.type_name} {call.id} is not there any more: run refresh, and up again")
+        item = required(call.site, self.type_name, call.id)
         item = call.site.store.change(item.number, {"inputs": news}) or item
         return self.outputs(item, news)
 
@@ -76,7 +71,7 @@ class SshKey(Record):
         if known(key := inputs.get("publicKey")) and _blob(str(key)) is None:
             yield Failure("publicKey", "Key invalid, key should be of the format `ssh-rsa AAAA...`")
 
-    def identify(self, call: Call, number: int) -> str:
+    def identify(self, call: Call, number: int, inputs: Json) -> str:
         return number_id(number)
 
     def refuse(self, call: Call, inputs: Json, others: list[Item]) -> None:
@@ -107,18 +102,8 @@ class Tag(Record):
     def validate(self, inputs: Json) -> Iterator[Failure]:
         yield from check_tags("name", [inputs.get("name")])
 
-    def create(self, call: Call, inputs: Json) -> Made:
-        made = super().create(call, inputs)
-        return Made(id=inputs["name"], outputs=made.outputs)
-
-    def read(self, call: Call, outputs: Json) -> Json | None:
-        there = any(item.data["inputs"]["name"] == call.id for item in call.site.store.items(self.type_name))
-        return outputs if there else None
-
-    def delete(self, call: Call, outputs: Json, inputs: Json) -> None:
-        for item in call.site.store.items(self.type_name):
-            if item.data["inputs"]["name"] == call.id:
-                call.site.store.drop(item.number)
+    def identify(self, call: Call, number: int, inputs: Json) -> str:
+        return str(inputs["name"])
 
     def outputs(self, item: Item, inputs: Json) -> Json:
         counts = ("databases", "droplets", "images", "totalResource", "volumeSnapshots", "volumes")
@@ -142,7 +127,7 @@ class DnsRecord(Record):
     in_place = frozenset({"name", "value", "ttl", "port", "priority", "weight", "flags", "tag"})
     defaults: ClassVar = {"ttl": 1800}
 
-    def identify(self, call: Call, number: int) -> str:
+    def identify(self, call: Call, number: int, inputs: Json) -> str:
         return number_id(number)
 
     def outputs(self, item: Item, inputs: Json) -> Json:

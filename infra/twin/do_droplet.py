@@ -11,8 +11,9 @@ from infra.engine.providers import Failure
 from infra.lab.machine import MachineSpec
 from infra.lab.topology import Host, Link
 from infra.twin import do_edges
-from infra.twin.do_account import check_tags, now
-from infra.twin.do_forms import IMAGES, REGIONS, SIZES, droplet_host, lowest_free, number_id, one_of
+from infra.twin.do_account import check_tags
+from infra.twin.do_forms import IMAGES, REGIONS, SIZES, droplet_host, number_id
+from infra.twin.forms import lowest_free, now, one_of
 from infra.twin.interface import Call, Json, LeftOut, Made, TwinError, TwinType, known
 from infra.twin.site import Site
 from infra.twin.store import Item
@@ -149,7 +150,7 @@ def _host(site: Site, item: Item, vpc: Item) -> Host:
         edge.host,
         (
             Link(edge.segment, f"{data['public']}/{edge.region.public.prefixlen}"),
-            Link(vpc.data["segment"], f"{data['private']}/{network.prefixlen}"),
+            Link(do_edges.segment_of(vpc), f"{data['private']}/{network.prefixlen}"),
         ),
         gateway=edge.gateway,
         addresses=tuple(more),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final, Literal
 
 from infra.twin import edge
-from infra.twin.do_forms import REGIONS, SIZES, droplet_host
+from infra.twin.do_forms import HOURS_A_MONTH, REGIONS, SIZES, droplet_host
 from infra.twin.edge import Edge, Rule
 from infra.twin.interface import Json, TwinError
 from infra.twin.site import Site
@@ -27,6 +27,11 @@ def required(site: Site, token: str, id_: str) -> Item:
     if item is None:
         raise TwinError(f"404 {token.rpartition(':')[2]} {id_} could not be found")
     return item
+
+
+def segment_of(vpc: Item) -> str:
+    """The segment of the lab that stands for a VPC."""
+    return f"vpc-{vpc.number}"
 
 
 def edge_of(site: Site, droplet: Item) -> Edge:
@@ -162,4 +167,10 @@ def _sync(site: Site, without: str = "") -> None:
 def size_outputs(size: str) -> Json:
     """What a size means, by the provider's names."""
     memory, vcpus, disk, price = SIZES[size]
-    return {"memory": memory, "vcpus": vcpus, "disk": disk, "priceMonthly": price, "priceHourly": round(price / 672, 5)}
+    return {
+        "memory": memory,
+        "vcpus": vcpus,
+        "disk": disk,
+        "priceMonthly": price,
+        "priceHourly": round(price / HOURS_A_MONTH, 5),
+    }

@@ -1,13 +1,10 @@
 """What DigitalOcean's catalogue says, as far as the twin has it: regions, sizes, images; and forms of its ids."""
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
-from infra.engine.providers import Failure
 from infra.lab.machine_root import BOOKWORM, TRIXIE, RootSpec
-from infra.twin.interface import known
 from infra.twin.world import NYC1, Region
 
 REGIONS: Final[Mapping[str, Region]] = {"nyc1": NYC1}
@@ -27,15 +24,6 @@ FIRST_NUMBER: Final = 500_000_000
 _NAMESPACE: Final = uuid.UUID("6f0a3f53-6b2c-4a0e-9a55-0d1f0e6f7a11")
 
 
-def one_of(name: str, value: Any, there: Iterable[str], what: str, remedy: str = "") -> Iterator[Failure]:
-    """Yield a failure unless a known value is among those there are."""
-    choice = sorted(there)
-    if known(value) and value not in choice:
-        close = get_close_matches(str(value), choice, 1, cutoff=0.6)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        yield Failure(name, f"the twin has no {what} {value!r}{hint}; it has {', '.join(choice)}{remedy}")
-
-
 def number_id(number: int) -> str:
     """The id of a numbered thing, as droplets and keys have."""
     return str(FIRST_NUMBER + number)
@@ -49,12 +37,3 @@ def uuid_id(run: str, number: int) -> str:
 def droplet_host(number: int) -> str:
     """The host in the lab that stands for a droplet."""
     return f"droplet-{number}"
-
-
-def lowest_free(taken: Iterable[int], first: int, last: int, what: str) -> int:
-    """Return the lowest number that is not taken. Raises ValueError when none is left."""
-    used = set(taken)
-    for number in range(first, last + 1):
-        if number not in used:
-            return number
-    raise ValueError(f"no {what} is left: {last - first + 1} are in use")

@@ -10,17 +10,18 @@ from typing import Final
 from infra.engine.providers import Failure
 from infra.lab.topology import Segment
 from infra.twin import do_edges
-from infra.twin.do_account import now
-from infra.twin.do_forms import REGIONS, lowest_free, one_of, uuid_id
+from infra.twin.do_account import Record
+from infra.twin.do_forms import REGIONS
+from infra.twin.forms import lowest_free, one_of
 from infra.twin.interface import Call, Json, Made, TwinError, TwinType, known
 from infra.twin.store import Item
 
 FIRST_RESERVED: Final = 200
 """Of the region's public network; those of droplets are below."""
-_PROTOCOLS: Final = ("tcp", "udp", "icmp")
+_PROTOCOLS: Final = ("icmp", "tcp", "udp")
 
 
-class Vpc(TwinType):
+class Vpc(Record):
     """A private network."""
 
     type_name = do_edges.VPC
@@ -44,25 +45,14 @@ class Vpc(TwinType):
                     yield Failure("ipRange", f"{network} is no private network (RFC 1918) of /16 to /28")
 
     def create(self, call: Call, inputs: Json) -> Made:
-        def fill(number: int, items: list[Item]) -> tuple[str, Json]:
-            return uuid_id(call.site.run, number), {"inputs": inputs, "created": now(), "segment": f"vpc-{number}"}
+        made = super().create(call, inputs)
+        item = do_edges.required(call.site, self.type_name, made.id)
+        call.site.lab.ensure_segment(Segment(do_edges.segment_of(item), inputs["ipRange"]))
+        return made
 
-        item = call.site.store.begin(call.urn, self.type_name, fill)
-        call.site.lab.ensure_segment(Segment(item.data["segment"], inputs["ipRange"]))
-        return Made(id=item.id, outputs=self._outputs(item, inputs))
-
-    def _outputs(self, item: Item, inputs: Json) -> Json:
+    def outputs(self, item: Item, inputs: Json) -> Json:
         own = {"createdAt": item.data["created"], "default": False, "vpcUrn": f"do:vpc:{item.id}"}
         return {"description": "", **inputs, **own}
-
-    def read(self, call: Call, outputs: Json) -> Json | None:
-        item = call.site.store.get(self.type_name, call.id)
-        return None if item is None else self._outputs(item, item.data["inputs"])
-
-    def update(self, call: Call, outputs: Json, olds: Json, news: Json) -> Json:
-        item = do_edges.required(call.site, self.type_name, call.id)
-        call.site.store.change(item.number, {"inputs": news})
-        return self._outputs(item, news)
 
     def delete(self, call: Call, outputs: Json, inputs: Json) -> None:
         item = call.site.store.get(self.type_name, call.id)
@@ -71,7 +61,7 @@ class Vpc(TwinType):
         members = [droplet for droplet in call.site.store.items(do_edges.DROPLET) if droplet.data["vpc"] == call.id]
         if members:
             raise TwinError(f"409 Can not delete VPC with members: droplet {members[0].id} is in it")
-        call.site.lab.remove_segment(item.data["segment"])
+        call.site.lab.remove_segment(do_edges.segment_of(item))
         call.site.store.drop(item.number)
 
 
@@ -146,7 +136,7 @@ class ReservedIpAssignment(TwinType):
             do_edges.assign(call.site, item.id, "")
 
 
-class Firewall(TwinType):
+class Firewall(Record):
     """A stateful firewall before droplets, named by number or by tag."""
 
     type_name = do_edges.FIREWALL
@@ -161,32 +151,21 @@ class Firewall(TwinType):
                 yield from _check_rule(f"{direction}[{index}]", rule, peers)
 
     def create(self, call: Call, inputs: Json) -> Made:
-        def fill(number: int, items: list[Item]) -> tuple[str, Json]:
-            return uuid_id(call.site.run, number), {"inputs": inputs, "created": now()}
-
-        item = call.site.store.begin(call.urn, self.type_name, fill)
-        call.site.store.change(item.number, {"inputs": inputs})
+        made = super().create(call, inputs)
         do_edges.reapply(call.site)
-        return Made(id=item.id, outputs=self._outputs(item, inputs))
+        return made
 
-    def _outputs(self, item: Item, inputs: Json) -> Json:
+    def outputs(self, item: Item, inputs: Json) -> Json:
         return {**inputs, "createdAt": item.data["created"], "pendingChanges": [], "status": "succeeded"}
 
-    def read(self, call: Call, outputs: Json) -> Json | None:
-        item = call.site.store.get(self.type_name, call.id)
-        return None if item is None else self._outputs(item, item.data["inputs"])
-
     def update(self, call: Call, outputs: Json, olds: Json, news: Json) -> Json:
-        item = do_edges.required(call.site, self.type_name, call.id)
-        call.site.store.change(item.number, {"inputs": news})
+        updated = super().update(call, outputs, olds, news)
         do_edges.reapply(call.site)
-        return self._outputs(item, news)
+        return updated
 
     def delete(self, call: Call, outputs: Json, inputs: Json) -> None:
-        item = call.site.store.get(self.type_name, call.id)
-        if item is not None:
-            call.site.store.drop(item.number)
-            do_edges.reapply(call.site)
+        super().delete(call, outputs, inputs)
+        do_edges.reapply(call.site)
 
 
 def _check_rule(path: str, rule: Json, peers: str) -> Iterator[Failure]:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final
 
 from infra.engine.providers import Failure
 from infra.twin import k8s_cluster, k8s_fields, k8s_schema
-from infra.twin.do_account import now
+from infra.twin.forms import now
 from infra.twin.interface import Call, Json, Made, NotReady, TwinError, TwinType, known
 from infra.twin.k8s_images import contents, known_images
 from infra.twin.k8s_objects import CLUSTER_KINDS, key_of

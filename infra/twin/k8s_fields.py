@@ -4,10 +4,10 @@ A tree of names says which: `...` is modelled with all below it, a LeftOut is ta
 Lists are passed through. A field that no tree has is refused.
 """
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from infra.engine.argcheck import did_you_mean
 from infra.engine.props import UNKNOWN
 from infra.engine.providers import Failure
 from infra.twin.interface import LeftOut
@@ -191,16 +191,11 @@ def walk(value: Any, tree: Any, path: str = "") -> Iterator[tuple[str, str, str]
         if name in tree:
             yield from walk(item, tree[name], below)
         elif item not in (None, False, [], {}):
-            yield below, _plain(below) + _hint(str(name), tree), ""
+            yield below, _plain(below) + did_you_mean(name, tree), ""
 
 
 def _plain(path: str) -> str:
     return "".join(part.split("]", 1)[-1] for part in path.split("["))
-
-
-def _hint(name: str, tree: Tree) -> str:
-    close = difflib.get_close_matches(name, list(tree), 1, cutoff=0.7)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def refused(kind: str, manifest: Mapping[str, Any]) -> Iterator[Failure]:

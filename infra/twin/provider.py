@@ -1,6 +1,5 @@
 """A package's provider for the engine, over the package's resource types: what is common to all types is here."""
 
-import difflib
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from infra.engine.argcheck import check as check_arguments
+from infra.engine.argcheck import did_you_mean
 from infra.engine.errors import ResourceError
 from infra.engine.props import UNKNOWN, Props, changed_paths, for_provider, mark_secrets, secret
 from infra.engine.providers import Diff, Existing, Failure, Outcome
@@ -67,7 +67,7 @@ class TwinProvider:
     def check_config(self, urn: str, olds: Props, news: Props) -> tuple[Props, list[Failure]]:
         taken = self._package.config | {"version", "pluginDownloadURL"}
         unknown = [
-            Failure(key, f"the twin of {self._package.name} takes no such configuration{_hint(key, taken)}")
+            Failure(key, f"the twin of {self._package.name} takes no such configuration{did_you_mean(key, taken)}")
             for key in news
             if key not in taken and not key.startswith("__")
         ]
@@ -168,7 +168,7 @@ class TwinProvider:
             raise TwinError(f"the twin does not model the function {function} (of this package it has: {known})")
         opened = _open(args)
         failures = [
-            Failure(key, f"the twin of {function} does not model it{_hint(key, found.arguments)}")
+            Failure(key, f"the twin of {function} does not model it{did_you_mean(key, found.arguments)}")
             for key, value in opened.items()
             if key not in found.arguments and value is not None
         ]
@@ -191,8 +191,8 @@ class TwinProvider:
     def _no_type(self, token: str) -> str:
         known = ", ".join(sorted(item.rpartition(":")[2] for item in self._types))
         return (
-            f"the twin does not model resources of type {token}{_hint(token, self._types)}; of {self._package.name} it "
-            f"has: {known} (docs/twin.md)"
+            f"the twin does not model resources of type {token}{did_you_mean(token, self._types)}; of "
+            f"{self._package.name} it has: {known} (docs/twin.md)"
         )
 
     def _call(self, urn: str, id_: str = "") -> Call:
@@ -251,7 +251,8 @@ def _not_modelled(kind: TwinType, inputs: Json) -> Iterator[Failure]:
         if key not in taken and not key.startswith("__") and value not in (None, False, [], {}):
             yield Failure(
                 key,
-                f"the twin does not model it{_hint(key, taken)}; it takes {', '.join(sorted(taken))} (docs/twin.md)",
+                f"the twin does not model it{did_you_mean(key, taken)}; it takes {', '.join(sorted(taken))} "
+                "(docs/twin.md)",
             )
 
 
@@ -259,8 +260,3 @@ def _left_out(kind: TwinType, name: str, inputs: Json) -> Iterator[str]:
     for key, entry in kind.left_out.items():
         if key in inputs and inputs[key] not in entry.harmless:
             yield f"not modelled by the twin: {kind.type_name.rpartition(':')[2]} {name!r} {key}: {entry.why}"
-
-
-def _hint(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), 1, cutoff=0.6)
-    return f" (did you mean {close[0]!r}?)" if close else ""
