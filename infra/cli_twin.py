@@ -178,6 +178,7 @@ def _furnish(stack: str, site: "Site") -> None:
 
 
 def _run_there(site: "Site", again: Sequence[str], *, fresh: bool) -> int:
+    from infra.engine.children import wait_for
     from infra.twin.site import OUTSIDE, RUN
     from infra.twin.world import ADMIN
 
@@ -196,7 +197,7 @@ def _run_there(site: "Site", again: Sequence[str], *, fresh: bool) -> int:
         for number, handler in ((signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, pass_on))
     }
     try:
-        return process.wait()
+        return wait_for(process)
     finally:
         for number, old in before.items():
             signal.signal(number, old)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 GRACE_S = 2.0
+SIGNALS_S = 0.1
 
 
 class Child:
@@ -94,3 +95,13 @@ class Child:
         for stream in (self._process.stdout, self._process.stderr):
             if stream is not None and not any(reader.is_alive() for reader in self._readers):
                 stream.close()
+
+
+def wait_for(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a process, for a main thread that passes signals on to it.
+
+    One that comes just before a wait does not end it: its handler would run when the process has ended.
+    """
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(SIGNALS_S)
