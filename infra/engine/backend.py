@@ -68,6 +68,33 @@ class Owner:
     timestamp: str
     verb: str
 
+    @classmethod
+    def this(cls, verb: str) -> "Owner":
+        """This process, for an operation."""
+        return cls(os.getpid(), start_time(os.getpid()), socket.gethostname(), getpass.getuser(), now(), verb)
+
+    @classmethod
+    def read(cls, path: Path) -> "Owner | None":
+        """Who a file names; None where it names nobody."""
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def to_json(self) -> str:
+        """What `read` reads."""
+        return json.dumps(asdict(self))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this host has the process, or had it."""
+        return self.hostname == socket.gethostname()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is alive; only this host's can be looked for."""
+        return self.is_here and start_time(self.pid) == self.start_time != 0
+
     def __str__(self) -> str:
         return f"{self.verb} by {self.username}@{self.hostname}, process {self.pid}, since {self.timestamp}"
 
@@ -175,9 +202,8 @@ class StackFile:
                 "Wait for it to end, or stop it with `ztna cancel`.",
             ) from None
         left = self.owner()
-        me = Owner(os.getpid(), start_time(os.getpid()), socket.gethostname(), getpass.getuser(), now(), verb)
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(asdict(me)).encode(), 0)
+        os.pwrite(descriptor, Owner.this(verb).to_json().encode(), 0)
         os.fsync(descriptor)
         self._lock = descriptor
         return f"Took over the lock of a run that is no more ({left})." if left else ""
@@ -192,10 +218,7 @@ class StackFile:
 
     def owner(self) -> Owner | None:
         """Who the lock file names."""
-        try:
-            return Owner(**json.loads(self.lock_path.read_text()))
-        except (OSError, ValueError, TypeError):
-            return None
+        return Owner.read(self.lock_path)
 
     def is_locked(self) -> bool:
         """Whether a live process holds the lock."""
@@ -224,7 +247,7 @@ class StackFile:
         if not self.is_locked():
             self.lock_path.unlink(missing_ok=True)
             return f"Removed the lock of a run that is no more ({owner})." if owner else "Nothing is running."
-        if owner is None or owner.hostname != socket.gethostname() or start_time(owner.pid) != owner.start_time:
+        if owner is None or not owner.is_running:
             raise LockedError(f"stack {self.stack!r} is locked by {owner or 'a process'} that is not on this host")
         os.kill(owner.pid, signal.SIGTERM)
         deadline = time.monotonic() + wait_s

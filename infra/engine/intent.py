@@ -6,16 +6,10 @@ A note whose owner is no more is that of a command that was killed, at whatever 
 """
 
 import contextlib
-import getpass
-import json
-import os
-import socket
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
-from infra.engine.backend import Owner, check_name, start_time, write_durably
-from infra.engine.state import now
+from infra.engine.backend import Owner, check_name, write_durably
 
 
 class Intent:
@@ -31,10 +25,7 @@ class Intent:
 
     def read(self) -> Owner | None:
         """Who has noted what; None where nothing is under way."""
-        try:
-            return Owner(**json.loads(self._path.read_text()))
-        except (OSError, ValueError, TypeError):
-            return None
+        return Owner.read(self._path)
 
     @contextlib.contextmanager
     def during(self, verb: str) -> Iterator[None]:
@@ -46,12 +37,11 @@ class Intent:
         if not verb or (noted is not None and is_live(noted)):
             yield
             return
-        me = Owner(os.getpid(), start_time(os.getpid()), socket.gethostname(), getpass.getuser(), now(), verb)
-        write_durably(self._path, json.dumps(asdict(me)))
+        write_durably(self._path, Owner.this(verb).to_json())
         try:
             yield
         finally:
-            self._path.unlink(missing_ok=True)
+            self.forget()
 
     def forget(self) -> None:
         """Strike it out."""
@@ -60,4 +50,4 @@ class Intent:
 
 def is_live(owner: Owner) -> bool:
     """Whether an owner still runs; one on another host is taken to."""
-    return owner.hostname != socket.gethostname() or start_time(owner.pid) == owner.start_time != 0
+    return owner.is_running or not owner.is_here

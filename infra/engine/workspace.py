@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from socket import gethostname
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
@@ -253,7 +252,7 @@ class Workspace:
                 f"stack {self.stack!r} is not to be recovered: {owner or 'another process'} is alive",
                 "Wait for it to end, or stop it with `ztna cancel`.",
             )
-        if owner is not None and owner.hostname != gethostname():
+        if owner is not None and not owner.is_here:
             raise LockedError(
                 f"stack {self.stack!r} is locked by {owner}, and this host cannot see whether it is alive",
                 "Run recover there, or `ztna cancel` here when you know that it is not.",
