@@ -7,7 +7,7 @@ import typer
 
 if TYPE_CHECKING:
     from infra.engine.events import Event, ResourceStep
-    from infra.engine.operation import Result
+    from infra.engine.result import Result
 
 
 def _steps(events: Iterable["Event"]) -> list["ResourceStep"]:

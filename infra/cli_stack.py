@@ -25,7 +25,7 @@ from infra.outputs import EXPORT_KEYS, OutputsError, from_exports
 
 if TYPE_CHECKING:
     from infra.engine.events import Event, EventSink
-    from infra.engine.operation import Result
+    from infra.engine.result import Result
     from infra.engine.workspace import Workspace
 
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show unchanged resources and debug messages.")]

@@ -20,9 +20,9 @@ from infra.engine.backend import StackFile, start_time, write_durably
 from infra.engine.children import Child
 from infra.engine.errors import Cancelled, CliError, DeploymentFailed, LockedError, StateError
 from infra.engine.events import Diagnostic, Event, EventSink, OperationStarted, Phase, ResourceStep, Severity, Summary
-from infra.engine.operation import Result
 from infra.engine.plugins import EXEC
 from infra.engine.project import Project, read_yaml
+from infra.engine.result import Result
 from infra.engine.urn import name_of
 
 OFFICIAL = "official"

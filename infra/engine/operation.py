@@ -27,13 +27,13 @@ from infra.engine.recorded import read_outputs, stack_outputs
 from infra.engine.recover import Recovery
 from infra.engine.registrar import Registrar
 from infra.engine.registry import Registry
+from infra.engine.result import Result
 from infra.engine.secrets import Crypter
 from infra.engine.snapshot import Snapshot
 from infra.engine.stackconfig import StackConfig
 from infra.engine.state import Deployment, deployment_from_json, salt_of
 from infra.engine.steps import Op, Planner, Step
 from infra.engine.transforms import Transforms
-from infra.graph import Graph
 
 if TYPE_CHECKING:
     from infra.policy.model import Rule
@@ -74,26 +74,6 @@ class Adapters:
 
     launch: Launcher = launch_child
     start_plugin: Callable[[PluginHost, str], Provider] = PluginHost.start
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What an operation did.
-
-    Attributes:
-        changes: number of resources by operation (create, update, replace, delete, same, read); of a refresh, by what
-            it found (same, update, delete).
-        outputs: the stack's outputs as plain values; secrets read `[secret]`, unknowns (preview) `[unknown]`.
-        graph: of a preview or up by the embedded engine: what the program registered.
-        violations: findings of mandatory policy rules in a preview.
-    """
-
-    verb: str
-    changes: dict[str, int] = field(default_factory=dict)
-    outputs: dict[str, Any] = field(default_factory=dict)
-    duration_s: float = 0.0
-    graph: Graph | None = None
-    violations: int = 0
 
 
 class Operation:

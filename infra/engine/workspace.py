@@ -20,6 +20,7 @@ from infra.engine.operation import Adapters, Operation, Options, Result
 from infra.engine.project import Project, load, to_text
 from infra.engine.props import plain
 from infra.engine.recorded import read_outputs
+from infra.engine.result import Result
 from infra.engine.secrets import Crypter, find_passphrase
 from infra.engine.stackconfig import StackConfig, StackConfigFile
 from infra.engine.state import VERSION, Deployment, deployment_from_json, deployment_to_json, salt_of

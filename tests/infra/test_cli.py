@@ -71,7 +71,7 @@ class Workspace:
 
     def __getattr__(self, verb: str) -> Any:
         def operate() -> Any:
-            from infra.engine.operation import Result as Operated
+            from infra.engine.result import Result as Operated
 
             self.calls.append(verb)
             self.on_event(OperationStarted(verb=verb, engine="embedded", stack="lab"))

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from infra import cli, cli_common, cli_graph, cli_stack
 from infra.cli_common import CliFailure, ExitCode, open_workspace
 from infra.engine.events import Diagnostic, EventSink, OperationStarted, Phase, ResourceStep, Severity, Summary
-from infra.engine.operation import Result as Operated
+from infra.engine.result import Result as Operated
 from infra.graph import SECRET, Graph, Node
 
 URN = "urn:pulumi:dev::p::aws:ec2/vpc:Vpc::net"

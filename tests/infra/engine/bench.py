@@ -15,8 +15,9 @@ from pulumi.runtime import settings as runtime_settings
 
 from infra.engine.events import Diagnostic, Event, Phase, ResourceStep, Severity
 from infra.engine.monitor import EngineService, MonitorService
-from infra.engine.operation import Adapters, Options, Result
+from infra.engine.operation import Adapters, Options
 from infra.engine.program import Launch, RunningProgram
+from infra.engine.result import Result
 from infra.engine.state import ResourceState
 from infra.engine.urn import is_provider, name_of
 from infra.engine.workspace import Workspace

@@ -12,10 +12,11 @@ import pytest
 from pulumi import Output
 
 from infra.engine.errors import DeploymentFailed
-from infra.engine.operation import Adapters, Result
+from infra.engine.operation import Adapters
 from infra.engine.plugins import EXEC, PluginHost
 from infra.engine.props import is_secret
 from infra.engine.providers import GrpcProvider
+from infra.engine.result import Result
 from tests.infra.engine.bench import Bench, Program
 from tests.infra.engine.real import wait_until
 
