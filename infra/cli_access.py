@@ -49,7 +49,7 @@ def status(
 
     with user_errors():
         if twin:
-            enter(stack)
+            enter(stack, engine)
         outputs = stack_outputs(stack, engine, twin=twin)
         pages = role_pages(outputs)
         rows = path_rows(outputs, pages)
@@ -198,7 +198,7 @@ def verify(
                 typer.echo(f"{check.id:22} {check.title}")
             return
         if twin:
-            enter(stack)
+            enter(stack, engine)
             report = verify_twin(stack, quick=quick, as_json=as_json, only=only or [])
             raise typer.Exit(conclude(report, f"{stack}-twin", f"{stack} (twin)", as_json=as_json))
         outputs = stack_outputs(stack, engine, show_secrets=True)

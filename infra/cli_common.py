@@ -113,10 +113,9 @@ def open_workspace(
     from infra.policy.rules import RULES
 
     if twin:
-        from infra.cli_twin import workspace
+        from infra.cli_twin import check_alone, workspace
 
-        if real or engine == "pulumi":
-            raise CliFailure("--twin has providers of its own and the embedded engine: leave the other option out")
+        check_alone(engine, real=real)
         return workspace(stack, on_event or discard)
     if real and engine == "pulumi":
         raise CliFailure("--real is for the embedded engine; the official pulumi CLI drives providers by itself")

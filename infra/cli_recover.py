@@ -15,7 +15,7 @@ from infra.cli_common import (
     user_errors,
 )
 from infra.cli_stack import VerboseOption, bring_up, operate
-from infra.cli_twin import TwinOption, enter, intent_of, lab_errors, site_of, workspace
+from infra.cli_twin import TwinOption, check_alone, enter, intent_of, lab_errors, site_of, workspace
 
 if TYPE_CHECKING:
     from infra.engine.workspace import Interrupted, Workspace
@@ -38,7 +38,8 @@ def recover(
     """
     with user_errors():
         if twin:
-            _recover_twin(stack)
+            check_alone(engine, real=real)
+            _recover_twin(stack, engine, verbose=verbose)
             return
         found = open_workspace(stack, engine, real=real).interrupted()
         verb = _verb(stack, found, "")
@@ -51,7 +52,7 @@ def recover(
             operate(verb, stack, engine, as_json=False, verbose=verbose, real=real)
 
 
-def _recover_twin(stack: str) -> None:
+def _recover_twin(stack: str, engine: str, *, verbose: bool) -> None:
     from infra.engine.errors import LockedError
     from infra.engine.events import discard
     from infra.engine.intent import is_live
@@ -72,8 +73,9 @@ def _recover_twin(stack: str) -> None:
             site_of(stack).close()
         intent.forget()
         return
-    words = [verb, "--stack", stack, "--twin", *(() if verb == "refresh" else ("--yes",))]
-    enter(stack, make=True, fetch=verb == "up", close=verb == "destroy", again=words, verb=verb)
+    words = [verb, "--stack", stack, "--twin"]
+    words += (["--yes"] if verb != "refresh" else []) + (["--verbose"] if verbose else [])
+    enter(stack, engine, make=True, fetch=verb == "up", close=verb == "destroy", again=words, verb=verb)
 
 
 def _once_dead(opened: "Workspace") -> "Interrupted":

@@ -46,7 +46,7 @@ def up(
     """
     with user_errors():
         if twin:
-            enter(stack, make=True, fetch=True, verb="up")
+            enter(stack, engine, real=real, make=True, fetch=True, verb="up")
         if not yes:
             _preview(stack, engine, verbose=verbose, real=real, twin=twin)
             confirm(f"Bring stack {stack} up?", yes)
@@ -113,7 +113,7 @@ def refresh(
     """Look at every resource and record what is really there; the next `up` makes again what has vanished."""
     with user_errors():
         if twin:
-            enter(stack, make=True)
+            enter(stack, engine, real=real, make=True)
         result, _ = operate("refresh", stack, engine, as_json=as_json, verbose=verbose, real=real, twin=twin)
         if as_json:
             print_json(_json(result))
@@ -132,7 +132,7 @@ def destroy(
     with user_errors():
         confirm(f"Destroy everything in stack {stack}?", yes)
         if twin:
-            enter(stack, make=True, close=True, verb="destroy")
+            enter(stack, engine, real=real, make=True, close=True, verb="destroy")
         result, _ = operate("destroy", stack, engine, as_json=as_json, verbose=verbose, real=real, twin=twin)
         if as_json:
             print_json(_json(result))

@@ -74,6 +74,13 @@ def workspace(stack: str, on_event: "EventSink") -> "Workspace":
     )
 
 
+def check_alone(engine: str, *, real: bool = False) -> None:
+    """Raise CliFailure when an option beside --twin asks for another engine, or for providers of clouds."""
+    if real or engine == "pulumi":
+        other = "--real" if real else "--engine pulumi (or ZTNA_ENGINE)"
+        raise CliFailure(f"--twin has providers of its own and the embedded engine: leave out {other}")
+
+
 def at_admin() -> bool:
     """Whether this process runs at the administrator's."""
     from infra.twin.site import RUN
@@ -88,7 +95,9 @@ def is_fresh() -> bool:
 
 def enter(
     stack: str,
+    engine: str,
     *,
+    real: bool = False,
     make: bool = False,
     fetch: bool = False,
     close: bool = False,
@@ -99,16 +108,18 @@ def enter(
 
     Args:
         stack: whose world.
-        again: the command to run there; this one unless given.
-        verb: what is noted while it lasts, for `ztna recover` after a kill; nothing if empty.
+        engine, real: the command's own options, which must ask for nothing else (`check_alone`).
         make: make the world, unless it is there.
         fetch: fetch what a release needs beforehand, which the world does not reach.
         close: remove the world after the command has succeeded.
+        again: the command to run there; this one unless given.
+        verb: what is noted while it lasts, for `ztna recover` after a kill; nothing if empty.
 
     Raises:
-        CliFailure: there is no world, or this user may not make one.
+        CliFailure: there is no world, this user may not make one, or another engine is asked for.
         typer.Exit: with the command's exit code.
     """
+    check_alone(engine, real=real)
     if at_admin():
         return
     if os.geteuid() != 0:
@@ -162,8 +173,7 @@ def _fetch(stack: str, site: "Site") -> None:
 
     for tool in TOOLS:
         require_tool(tool)
-    opened = workspace(stack, discard)
-    values = {**stacks.config_of(stack), **opened.config.load().values}
+    values = workspace(stack, discard).configured().values
     for key, (value, why) in stacks.STACKS.get(stack, stacks.TwinStack()).config.items():
         if values[key] == value:
             site.say(f"{key} is {value}: {why}")
@@ -174,7 +184,7 @@ def _furnish(stack: str, site: "Site") -> None:
     from infra.engine.events import discard
     from infra.twin import stacks
 
-    stacks.furnish(stack, {**stacks.config_of(stack), **workspace(stack, discard).config.load().values}, site)
+    stacks.furnish(stack, workspace(stack, discard).configured().values, site)
 
 
 def _run_there(site: "Site", again: Sequence[str], *, fresh: bool) -> int:

@@ -16,7 +16,7 @@ from infra.engine.backend import Owner, StackFile
 from infra.engine.errors import CliError, LockedError, StateError
 from infra.engine.events import Diagnostic, EventSink, Severity, discard
 from infra.engine.official import OFFICIAL, OfficialCli, is_available
-from infra.engine.operation import Adapters, Operation, Options, Result
+from infra.engine.operation import Adapters, Operation, Options
 from infra.engine.project import Project, load, to_text
 from infra.engine.props import plain
 from infra.engine.recorded import read_outputs
@@ -124,7 +124,7 @@ class Workspace:
         return self._declared(config or {}, self._emit)
 
     def _declared(self, config: Mapping[str, Any], emit: EventSink) -> Graph:
-        values = self._configured()
+        values = self.configured()
         for key, value in config.items():
             values.values[key] = to_text(value)
         with TemporaryDirectory(prefix="ztna-graph-") as empty:
@@ -139,7 +139,7 @@ class Workspace:
         assert result.graph is not None
         return result.graph
 
-    def _configured(self) -> StackConfig:
+    def configured(self) -> StackConfig:
         """The stack's configuration, with the options' values where its file gives none."""
         values = self.config.load()
         values.values.update({key: value for key, value in self._options.config.items() if key not in values.values})
@@ -160,7 +160,7 @@ class Workspace:
             )
         run: Callable[[], Result]
         operation: Operation | OfficialCli
-        config, passphrase = self._configured(), self._secret()
+        config, passphrase = self.configured(), self._secret()
         if self.engine == "pulumi":
             operation = self._official()
             run = partial(operation.operate, verb)

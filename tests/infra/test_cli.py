@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from infra import cli, cli_access, cli_common, cli_config, cli_gate, cli_recover, cli_stack
-from infra.cli_common import EXIT_CODES, ExitCode
+from infra import cli, cli_access, cli_common, cli_config, cli_gate, cli_recover, cli_stack, cli_twin
+from infra.cli_common import EXIT_CODES, CliFailure, ExitCode, open_workspace
 from infra.engine.errors import Cancelled, ConfigError, DeploymentFailed, LockedError, StateError
 from infra.engine.events import Diagnostic, OperationStarted, Phase, ResourceStep, Severity, Summary
 from infra.outputs import (
@@ -201,6 +201,26 @@ def test_output_prints_one_value_or_all_and_secrets_only_when_asked() -> None:
     result = ztna("output", "relay")
     assert result.exit_code == ExitCode.NO_STACK
     assert "no output 'relay'; it has: agent_files, agents, ca_pem" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "other"),
+    [
+        *((command, "--engine pulumi") for command in ("up", "refresh", "destroy", "recover", "status", "verify")),
+        *((command, "--real") for command in ("up", "refresh", "destroy", "recover")),
+    ],
+)
+def test_the_twin_is_not_had_with_another_engine(
+    command: str, other: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cli_twin, "project_dir", lambda: tmp_path)
+    monkeypatch.setattr(cli_twin, "_enter", None)
+    yes = ["--yes"] if command in ("up", "destroy") else []
+    result = ztna(command, "--stack", "do-nyc1", "--twin", *yes, *other.split())
+    assert result.exit_code == ExitCode.USAGE, result.output
+    assert f"leave out {other}" in result.stderr
+    with pytest.raises(CliFailure, match=f"leave out {other}"):
+        open_workspace("do-nyc1", other.rpartition(" ")[2], real=other == "--real", twin=True)
 
 
 def test_exec_becomes_the_command_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
