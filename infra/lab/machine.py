@@ -98,9 +98,7 @@ class Machine:
     @property
     def running(self) -> bool:
         """Whether it is powered on."""
-        record = state.load(self.run_name)
-        process = record.processes.get(f"{self.host}/{PROCESS}") if record is not None else None
-        return process is not None and is_alive(process.pid, process.start_time)
+        return state.running(self.run_name, self.host, PROCESS) is not None
 
     def create(self, spec: MachineSpec) -> None:
         """Make its disk, unless it has this one; a half-made one, or another, is removed first.
@@ -199,9 +197,8 @@ class Machine:
 
     def leader(self) -> int:
         """Return the pid of its init; 0 while there is none."""
-        record = state.load(self.run_name)
-        process = record.processes.get(f"{self.host}/{PROCESS}") if record is not None else None
-        if process is None or not is_alive(process.pid, process.start_time):
+        process = state.running(self.run_name, self.host, PROCESS)
+        if process is None:
             return 0
         waiting = [process.pid]
         while waiting:

@@ -69,6 +69,13 @@ class RunRecord(msgspec.Struct):
     shaped: dict[str, str] = {}
 
 
+def running(run: str, host: str, name: str) -> ProcessRecord | None:
+    """Return a daemon of a host of a run; None for one that does not run now."""
+    record = load(run)
+    process = record.processes.get(f"{host}/{name}") if record is not None else None
+    return process if process is not None and is_alive(process.pid, process.start_time) else None
+
+
 def boot_id() -> str:
     """Id of this boot of the kernel; pids and start times mean nothing across boots."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

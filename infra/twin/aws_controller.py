@@ -23,11 +23,11 @@ from infra.twin.aws_base import inputs_of
 from infra.twin.aws_deployments import COMPLETED, FAILED, IN_PROGRESS, TaskView, breaks, decide, pause_s
 from infra.twin.aws_discovery import names
 from infra.twin.aws_ecs import SERVICE, find_definition
-from infra.twin.aws_flows import forget_flows
 from infra.twin.aws_health import MOST_EVENTS, CommandCheck, ContainerHealth, TargetHealth
 from infra.twin.aws_tasks import DEACTIVATING, PENDING, RUNNING
 from infra.twin.aws_view import TARGETS, View, enis_of
 from infra.twin.container import Container
+from infra.twin.flows import forget_flows
 from infra.twin.interface import Json, TwinError
 from infra.twin.site import Site
 from infra.twin.store import Item

@@ -142,7 +142,7 @@ def sync(site: Site, vpc_id: str) -> None:
 def forget_flows(site: Site, vpc: Item, address: str) -> None:
     """Make a VPC's router forget the flows of a private address: what goes on begins anew."""
     if exists(site, router_of(vpc)):
-        site.script(router_of(vpc), f"env -C '{daemons.ROOT}' '{sys.executable}' -m infra.twin.aws_flows {address}")
+        site.script(router_of(vpc), f"env -C '{daemons.ROOT}' '{sys.executable}' -m infra.twin.flows {address}")
 
 
 def sync_all(site: Site) -> None:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Final
 
 from infra.lab import state
-from infra.lab.process import is_alive
 from infra.twin import standin
 from infra.twin.aws_places import control_folder, images_folder
 from infra.twin.interface import Json
@@ -87,14 +86,13 @@ def stop(site: Site, host: str, grace_s: float) -> None:
 
 def running(run: str, host: str) -> bool:
     """Whether it runs."""
-    return leader(run, host) != 0
+    return state.running(run, host, PROCESS) is not None
 
 
 def leader(run: str, host: str) -> int:
     """The pid of its init; 0 while there is none."""
-    record = state.load(run)
-    process = record.processes.get(f"{host}/{PROCESS}") if record is not None else None
-    if process is None or not is_alive(process.pid, process.start_time):
+    process = state.running(run, host, PROCESS)
+    if process is None:
         return 0
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

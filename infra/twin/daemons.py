@@ -41,10 +41,3 @@ def ensure(site: Site, host: str, name: str, argv: Sequence[str]) -> None:
             host, name, command, env, str(ROOT), str(log), info.pid, info.start_time
         )  # fmt: skip
         state.save(record)
-
-
-def running(run: str, host: str, name: str) -> bool:
-    """Whether a process of a host runs."""
-    record = state.load(run)
-    process = record.processes.get(f"{host}/{name}") if record is not None else None
-    return process is not None and is_alive(process.pid, process.start_time)

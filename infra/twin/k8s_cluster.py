@@ -25,11 +25,9 @@ from typing import Any, Final
 
 from infra.lab import state
 from infra.lab.nat import PRESETS
-from infra.lab.netns import Place
-from infra.lab.plan import namespace
-from infra.lab.process import is_alive, launch, stop_all
-from infra.lab.state import ProcessRecord
+from infra.lab.process import stop_all
 from infra.lab.topology import Host, Impairment, Link, Router, Segment, Topology
+from infra.twin import daemons
 from infra.twin.interface import TwinError
 from infra.twin.site import Site
 from infra.twin.world import CORE, CORE_NETWORK, ClientNetwork
@@ -183,7 +181,7 @@ def furnish(site: Site, address: str = "") -> None:
         if not stands(site):
             site.lab.realise(here.topology())
             site.script(NODE, node_script())
-        _start_node(site)
+        daemons.ensure(site, NODE, NODE_PROCESS, (sys.executable, "-m", "infra.twin.k8s_node", site.run))
 
 
 def stands(site: Site) -> bool:
@@ -206,31 +204,9 @@ def node_script() -> str:
     )
 
 
-def _start_node(site: Site) -> None:
-    """Start the node's process unless it runs; with the network of its host, and this machine's mounts: namespaces that
-    it makes for pods have names that all can see.
-    """
-    run = site.run
-    key = f"{NODE}/{NODE_PROCESS}"
-    with state.locked(run):
-        record = state.load(run)
-        if record is None:
-            raise TwinError(f"there is no world {run!r} for a cluster: run up again")
-        old = record.processes.get(key)
-        if old is not None and is_alive(old.pid, old.start_time):
-            return
-        log = state.run_dir(run) / "log" / f"{NODE}-{NODE_PROCESS}.log"
-        argv = [*Place().quick(namespace(run, NODE)), sys.executable, "-m", "infra.twin.k8s_node", run]
-        cwd = str(Path(__file__).resolve().parents[2])
-        info = launch(argv, env={}, cwd=cwd, log_path=log, run_dir=state.run_dir(run))
-        record.processes[key] = ProcessRecord(NODE, NODE_PROCESS, argv, {}, cwd, str(log), info.pid, info.start_time)
-        state.save(record)
-
-
 def stop_node(site: Site) -> None:
     """Stop the node's process, if it runs; pods go on as they are."""
-    record = state.load(site.run)
-    process = record.processes.get(f"{NODE}/{NODE_PROCESS}") if record is not None else None
+    process = state.running(site.run, NODE, NODE_PROCESS)
     if process is not None:
         stop_all([(process.pid, process.start_time)], 5.0)
 
@@ -254,9 +230,7 @@ def wait(site: Site, done: Any, timeout_s: float) -> bool:
     while not done(status(site.run)):
         if time.monotonic() > deadline:
             return False
-        record = state.load(site.run)
-        process = record.processes.get(f"{NODE}/{NODE_PROCESS}") if record is not None else None
-        if process is None or not is_alive(process.pid, process.start_time):
+        if state.running(site.run, NODE, NODE_PROCESS) is None:
             log = state.run_dir(site.run) / "log" / f"{NODE}-{NODE_PROCESS}.log"
             said = log.read_text(errors="replace")[-500:].strip() if log.exists() else "nothing"
             raise TwinError(f"the node of the twin's cluster has ended; run up again. Its log {log} ends: {said}")

@@ -1,17 +1,14 @@
 """The node's network as it follows from objects and pods: nftables, ARP, and the cluster's DNS in a pod of its own."""
 
-import contextlib
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from infra.lab import conntrack
+from infra.lab import state
 from infra.lab.errors import LabError, tool_environment
-from infra.lab.process import is_alive
 from infra.lab.topology import Host, Link
 from infra.twin import k8s_dns, k8s_rules
 from infra.twin.k8s_cluster import DNS_ADDRESS, DOMAIN, LAN_INTERFACE, POD_NETWORK, PODS, folder, node_labels
@@ -78,25 +75,11 @@ class Network:
             replace_file(self._names_path, "{}")
         lab.ensure_host(Host(DNS_HOST, (Link(PODS, f"{DNS_POD}/32"),)))
         self._site.script(DNS_HOST, f"{pod_script()}\necho 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start")
-        process = lab.record().processes.get(f"{DNS_HOST}/dns")
-        if process is not None and is_alive(process.pid, process.start_time):
+        if state.running(self._site.run, DNS_HOST, "dns") is not None:
             return
         bare = ("setpriv", "--no-new-privs", "--bounding-set", "-all", "--inh-caps", "-all", "--")
         argv = (sys.executable, "-I", "-S", str(k8s_dns.__file__), DNS_POD, "53", str(self._names_path), DOMAIN)
         lab.spawn(DNS_HOST, "dns", (*bare, *argv), cwd="/")
-
-
-def forget_flows(address: str) -> None:
-    """Make the node forget the flows of a pod that is gone, so that the next packet of each finds another one."""
-    if shutil.which("conntrack"):
-        for option in ("--reply-src", "--orig-src"):
-            subprocess.run(
-                ("conntrack", "-D", option, address), env=tool_environment(), capture_output=True, check=False
-            )
-    else:
-        # All of them, which costs the others their ports outside: a session that loses one finds its way again.
-        with contextlib.suppress(OSError):
-            conntrack.flush()
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -17,8 +17,9 @@ from typing import Any, Final
 from infra.lab.errors import LabError
 from infra.lab.process import is_alive
 from infra.twin import k8s_rollout
+from infra.twin.flows import forget_flows
 from infra.twin.k8s_cluster import POD_NETWORK, folder, home, node_labels
-from infra.twin.k8s_network import Network, forget_flows, replace_file, system_objects, system_pods
+from infra.twin.k8s_network import Network, replace_file, system_objects, system_pods
 from infra.twin.k8s_objects import Cluster, Json, PodView, balancer_addresses, key_of, template_hash, unschedulable
 from infra.twin.k8s_pod import FIRST_ADDRESS, Container, Pod, PodWaiting, entered, log_path, make, remove, start
 from infra.twin.k8s_probes import Prober, ask, target

@@ -100,3 +100,16 @@ def test_a_lock_removed_by_its_last_holder_still_excludes(base: Path) -> None:
         thread.join()
     assert most == 1
     assert list(base.iterdir()) == []
+
+
+def test_a_daemon_runs_while_its_very_process_does(base: Path) -> None:
+    mine, started = record(), start_time(os.getpid()) or 0
+    for name, ticks in (("here", started), ("another", started + 1)):
+        mine.processes[f"a/{name}"] = ProcessRecord("a", name, ["true"], {}, None, "/log", os.getpid(), ticks)
+    state.run_dir("one").mkdir()
+    state.save(mine)
+    found = state.running("one", "a", "here")
+    assert found is not None
+    assert found.pid == os.getpid()
+    for words in (("one", "a", "another"), ("one", "a", "none"), ("two", "a", "here")):
+        assert state.running(*words) is None

@@ -1,7 +1,7 @@
-"""Forgetting the connections of an address in the namespace that this runs in: of a task that is gone, of an instance
-whose elastic IP is another's now. Connection tracking would send what goes on to where it began.
+"""Forgetting the connections of an address in the namespace that this runs in: of a task or pod that is gone, of an
+instance whose elastic IP is another's now. Connection tracking would send what goes on to where it began.
 
-    python -m infra.twin.aws_flows ADDRESS...
+    python -m infra.twin.flows ADDRESS...
 """
 
 import socket
