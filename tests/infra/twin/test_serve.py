@@ -9,6 +9,8 @@ import pytest
 from infra.engine.errors import ResourceError, UnsupportedError
 from infra.engine.props import is_secret, secret
 from infra.engine.providers import Existing, GrpcProvider
+from infra.twin.do_account import SshKey
+from infra.twin.interface import Call, Json, Made, NotReady
 from infra.twin.serve import serve
 from tests.infra.twin.sites import NotedSite, noted_site, urn
 
@@ -60,6 +62,23 @@ def test_what_is_refused_travels(provider: GrpcProvider) -> None:
     address = provider.create(reserved, {"region": "nyc1"}, 0, preview=False).id
     with pytest.raises(ResourceError, match="404 Droplet 7 could not be found"):
         provider.create(target, {"ipAddress": address, "dropletId": 7}, 0, preview=False)
+
+
+def test_what_is_there_and_not_ready_travels(provider: GrpcProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    def create(self: SshKey, call: Call, inputs: Json) -> Made:
+        raise NotReady(Made(id="7", outputs=made), "it waits")
+
+    def update(self: SshKey, call: Call, outputs: Json, olds: Json, news: Json) -> Json:
+        raise NotReady(Made(id="7", outputs=made), "it waits again")
+
+    monkeypatch.setattr(SshKey, "create", create)
+    monkeypatch.setattr(SshKey, "update", update)
+    made = {"publicKey": LINE, "name": "x", "fingerprint": "f"}
+    created = provider.create(KEY, {"publicKey": LINE, "name": "x"}, 0, preview=False)
+    assert (created.id, created.outputs["fingerprint"], created.init_errors) == ("7", "f", ("it waits",))
+    old = Existing(KEY, "7", {"publicKey": LINE, "name": "x"}, created.outputs)
+    updated = provider.update(old, {"publicKey": LINE, "name": "y"}, 0, [], preview=False)
+    assert (updated.id, updated.init_errors) == ("7", ("it waits again",))
 
 
 def test_a_package_that_the_twin_does_not_have(site: NotedSite) -> None:
