@@ -7,7 +7,7 @@ from typing import Final
 
 from infra import ports
 from infra.bundle_lock import PYTHONS
-from infra.config import ConfigSource, Key, Reader, parse_int
+from infra.config import ConfigSource, Key, Reader, parse_choice, parse_int
 from infra.config_overlay import (
     OVERLAY_KEYS,
     OverlaySettings,
@@ -167,7 +167,7 @@ def do_config(source: ConfigSource) -> DoConfig:
         region=reader.parse("region", lambda text: _matching(text, _SLUG, "slug, such as nyc1")),
         size=reader.parse("size", lambda text: _matching(text, _SLUG, "slug, such as s-1vcpu-1gb")),
         image=reader.parse("image", lambda text: _matching(text, _SLUG, "slug, such as ubuntu-24-04-x64")),
-        host_python=reader.parse("hostPython", parse_python),
+        host_python=reader.parse("hostPython", lambda text: parse_choice(text, PYTHONS)),
         admin_cidrs=reader.parse("adminCidrs", parse_admin_cidrs),
         ssh_public_key=reader.parse("sshPublicKey", parse_public_key),
         dns=(DnsSettings(domain=domain, name=record),) if domain else (),
@@ -175,13 +175,6 @@ def do_config(source: ConfigSource) -> DoConfig:
         host_generation=reader.parse("hostGeneration", lambda text: parse_int(text, 1, 2**31)),
         overlay=overlay_settings(reader, default_services(), no_kernel=NO_KERNEL),
     )
-
-
-def parse_python(text: str) -> str:
-    """Read the version of a host's interpreter. Raises ValueError when no release can be built for it."""
-    if text not in PYTHONS:
-        raise ValueError(f"it must be one of {', '.join(PYTHONS)}, in quotes")
-    return text
 
 
 def parse_vpc_range(text: str) -> IPv4Network:
