@@ -32,6 +32,8 @@ STOPPED = '{"event": "listening", "level": "info"}\nztna-intermediate.service: D
         (f"{DOWN}{STOPPED}", Status.FAILED, "is stopped"),
         (f"{FLAPS}ztna: cert_path: the certificate has expired\nx.service: Failed\n", Status.FAILED, "has expired"),
         (f"{FLAPS}x.service: Failed at step EXEC: Permission denied\n", Status.FAILED, "cannot be executed"),
+        (f"{FLAPS}ztna: key_path: Permission denied\n", Status.FAILED, "starts: ztna: key_path: Permission denied"),
+        (FLAPS.replace("Status=0", "Status=203"), Status.FAILED, "cannot be executed"),
         (f'{FLAPS}{{"event": "bind", "level": "error", "error": "in use"}}\n', Status.FAILED, "starts: bind in use"),
         (FLAPS.replace("active", "activating", 1), Status.FAILED, "see its journal"),
         (FLAPS, Status.FAILED, "runs and is not ready"),
