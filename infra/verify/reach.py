@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from infra.outputs import StackOutputs
@@ -13,6 +13,7 @@ from infra.verify.model import Result, judged
 
 CLOSED_TCP: Final = 8080
 """The test backend's own port: a promise of nobody, and what a firewall that lets all through would show."""
+SSH: Final = 22
 PROBE_TIMEOUT_S: Final = 60.0
 
 
@@ -80,11 +81,11 @@ def reach(outputs: StackOutputs, source: Source) -> Result:
     done = run_command(argv, PROBE_TIMEOUT_S, asked)
     if done.code != 0:
         raise VerifyError(f"the probe at {source.name} failed: {done.err.strip()[-300:]}")
-    wrong, seen = [], []
-    for item, answer in zip(expected, json.loads(done.out), strict=True):
-        what = f"{item.kind} {item.host}:{item.port}"
-        seen.append(f"{what} {answer}")
-        if item.kind == "large" and seen[-2:-1] == [f"quic {item.host}:{item.port} filtered"]:
+    answers = dict(zip(expected, json.loads(done.out), strict=True))
+    seen = [f"{item.kind} {item.host}:{item.port} {answer}" for item, answer in answers.items()]
+    wrong = []
+    for item, answer in answers.items():
+        if item.kind == "large" and answers[replace(item, kind="quic")] == "filtered":
             continue  # nothing answers at all
         if sentence := _wrong(item, answer, source):
             wrong.append(sentence)
@@ -108,10 +109,10 @@ def _wrong(item: Expectation, answer: str, source: Source) -> str:
     what = f"{'UDP' if item.kind != 'tcp' else 'TCP'} {item.port} of {item.host}"
     if item.answer in ("open", "any"):
         return f"{what} is {answer} from {source.name} and should be open: does the firewall let it in, does it listen?"
-    whose = " to all: who may open SSH is said by the firewall's rule for it" if item.port == 22 else ""
-    if answer == "open" and whose:
+    if answer == "open" and item.port == SSH:
         return (
-            f"{what} is open from {source.name}, which is no administrator's network: the firewall has it open{whose}"
+            f"{what} is open from {source.name}, which is no administrator's network: the firewall has it open to all: "
+            "who may open SSH is said by the firewall's rule for it"
         )
     return (
         f"{what} is {answer} from {source.name} and should be {item.answer}: who may reach it is said by the firewall"
