@@ -217,16 +217,21 @@ def _verify(outputs: StackOutputs, only: list[str], quick: bool, as_json: bool) 
 
 def conclude(report: "Report", folder: str, title: str, *, as_json: bool) -> int:
     """Write a report, print it or where it is, and return the exit code of `verify`."""
+    written = keep(report, folder)
+    if as_json:
+        print_json({**report.to_json(), "report": str(written)})
+    else:
+        counts = ", ".join(f"{count} {word}" for word, count in report.to_json()["counts"].items() if count)
+        typer.secho(f"verify {title}: {counts} in {report.seconds:.1f} s; report: {written}", bold=True)
+    return report.exit_code
+
+
+def keep(report: "Report", folder: str) -> Path:
+    """Write a report below build/reports, and return its page."""
     from infra.cli_common import project_dir
     from infra.verify.report import REPORTS_DIR, write_report
 
-    written = write_report(report, project_dir() / REPORTS_DIR / folder)
-    if as_json:
-        print_json({**report.to_json(), "report": str(written[0])})
-    else:
-        counts = ", ".join(f"{count} {word}" for word, count in report.to_json()["counts"].items() if count)
-        typer.secho(f"verify {title}: {counts} in {report.seconds:.1f} s; report: {written[0]}", bold=True)
-    return report.exit_code
+    return write_report(report, project_dir() / REPORTS_DIR / folder)[0]
 
 
 def show_progress(progress: "Progress") -> None:

@@ -7,6 +7,7 @@
 The key `verify` of the stack's configuration says which (docs/configuration.md).
 """
 
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -99,7 +100,7 @@ def _sentence(entry: "CheckResult") -> str:
 
 
 def _report(stack: str, engine: str, mode: str, *, twin: bool, as_json: bool) -> "Report":
-    from infra.cli_access import conclude, show_progress
+    from infra.cli_access import conclude, keep, show_progress
     from infra.verify.checks import CHECKS
     from infra.verify.runner import run_verify
 
@@ -117,15 +118,16 @@ def _report(stack: str, engine: str, mode: str, *, twin: bool, as_json: bool) ->
             only = [check.id for check in CHECKS if mode == "full" or not check.disruptive]
             shown = None if as_json else show_progress
             report = run_verify(outputs, only=only, quick=mode == "quick", on_progress=shown)
-    if not as_json:
+    if as_json:
+        # `up` prints one JSON value of its own, with the report in it.
+        keep(report, folder)
+    else:
         conclude(report, folder, title, as_json=False)
     return report
 
 
 def ports_from_here(outputs: "StackOutputs") -> "Report":
     """Ask every promised port of a stack in the cloud from this machine, which is an administrator's."""
-    import time
-
     from infra.verify.context import Context
     from infra.verify.model import Check, Report
     from infra.verify.reach import Source, reach

@@ -1,10 +1,12 @@
 """The last step of `ztna up`: what is verified by which configuration, and what a failure says."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from infra import cli_gate
+from infra import cli_common, cli_gate
 from infra.cli_common import CliFailure, ExitCode
 from infra.config_tables import TABLES
 from infra.outputs import RelayEndpoint, SshAccess, StackOutputs
@@ -134,3 +136,19 @@ def test_a_refusal_is_good_enough_where_a_cloud_may_answer(monkeypatch: pytest.M
     monkeypatch.setattr(reach, "run_command", lambda *args: Finished(0, answers, ""))
     made = cli_gate.ports_from_here(OUTPUTS)
     assert made.exit_code == 0, made.results
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_the_report_is_kept_however_it_is_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    answers = '["open", "open", "203.0.113.1:7", "203.0.113.1:8", "filtered", "open"]'
+    monkeypatch.setattr(reach, "run_command", lambda *args: Finished(0, answers, ""))
+    monkeypatch.setattr(cli_common, "project_dir", lambda: tmp_path)
+    monkeypatch.setattr(cli_gate, "open_workspace", lambda *args, **more: Opened())
+    monkeypatch.setattr(cli_gate, "stack_outputs", lambda *args, **more: OUTPUTS)
+    verified = cli_gate.verify_after_up("do-nyc1", "auto", {}, twin=False, as_json=as_json)
+    kept = json.loads((tmp_path / "build/reports/do-nyc1/report.json").read_text())
+    assert verified is not None
+    assert kept["counts"] == verified["counts"] == {**verified["counts"], "passed": 1}
+    assert ("1 passed" in capsys.readouterr().out) != as_json
